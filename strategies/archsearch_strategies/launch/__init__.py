@@ -1,0 +1,1 @@
+"""Starting workers: processes of this machine, or Jobs of a cluster."""

@@ -1,0 +1,27 @@
+"""Errors that a person can act on. The command line prints their text alone; anything else is a bug and shows a traceback."""
+
+from __future__ import annotations
+
+
+class ArchsearchError(Exception):
+    """Base of every error that archsearch raises on purpose. The text names the thing, the value and the remedy."""
+
+
+class UserError(ArchsearchError):
+    """What the user gave cannot be used (a manifest, an architecture, a data set, code that does not import)."""
+
+
+class StoreError(ArchsearchError):
+    """The object store cannot be used: unreachable, no such bucket, refused keys, or unsafe for concurrent writers."""
+
+
+class StoreUnavailable(StoreError):
+    """The store did not answer now; the same request may succeed later."""
+
+
+class Fenced(ArchsearchError):
+    """Another driver has claimed a higher epoch of this ledger; this one must stop at once."""
+
+
+class NonDeterministic(ArchsearchError):
+    """A replayed strategy asked for something else than the ledger recorded."""

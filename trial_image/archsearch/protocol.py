@@ -1,0 +1,194 @@
+"""The lease protocol, version 1: HTTP/JSON between a worker's supervisor and the driver. Bearer token, bounded bodies, no NaN.
+
+``POST /v1/lease``   LeaseRequest  -> LeaseReply    (a long poll of at most ``wait_seconds``)
+``POST /v1/report``  ReportRequest -> ReportReply   (metrics and heartbeat in one)
+``POST /v1/result``  ResultRequest -> ResultReply   (answered after the result is durable; may carry the next lease)
+``GET  /healthz``    no token
+
+Errors are ``{"error": {"reason": CamelCase, "message": text}}``: 401 wrong token, 409 the lease is not ours any more (LeaseLost),
+413 body too large, 422 not a message of this protocol, 426 another version (VersionRefused: the worker exits with EXIT_REFUSED),
+503 the driver is starting or its store does not answer (try again).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from archsearch.spec.base import JsonObject, Model
+from archsearch.spec.experiment import EvaluatorSpec, Isolation, ModelSpace, Objective, Retention
+
+PROTOCOL_VERSION = 1
+BODY_LIMIT_BYTES = 4 * 1024 * 1024
+LOG_TAIL_BYTES = 32 * 1024
+
+Secret = Annotated[str, StringConstraints(min_length=16, max_length=128)]
+Name = Annotated[str, StringConstraints(max_length=253)]
+Message = Annotated[str, StringConstraints(max_length=16_384)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Metrics = Annotated[dict[str, Finite], Field(max_length=256)]
+
+
+class TrialKind(StrEnum):
+    DESCRIBE = "describe"
+    EVALUATE = "evaluate"
+    SUPERNET = "supernet"
+    INHERIT = "inherit"
+    PROFILE = "profile"
+    PROXY = "proxy"
+    RETRAIN = "retrain"
+    EXPORT = "export"
+
+
+class TrialState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    PRUNED = "pruned"
+    INFEASIBLE = "infeasible"
+    CACHED = "cached"
+
+
+class FailureClass(StrEnum):
+    PREEMPTED = "preempted"
+    OUT_OF_MEMORY = "outOfMemory"
+    USER_ERROR = "userError"
+    BAD_METRIC = "badMetric"
+    TIMEOUT = "timeout"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class KeepWeights(StrEnum):
+    """Which final weights a worker uploads. Best: only where the first objective is at least as good as `best_value`."""
+
+    BEST = "Best"
+    ALWAYS = "Always"
+    NEVER = "Never"
+
+
+class StorageRef(Model):
+    """Where a run lies, without keys: those are in the worker's secrets directory."""
+
+    uri: str
+    endpoint: str = ""
+    region: str = ""
+    path_style: bool = True
+
+
+class Assignment(Model):
+    """One trial as a worker gets it: complete in itself, no secret in it."""
+
+    experiment: Name
+    kind: TrialKind
+    number: int | None = Field(default=None, description="None for describe and export.")
+    attempt: int = 1
+    folder: str = Field(description="The trial's folder under the run's, for example trials/17; checkpoints lie in its `checkpoints/`.")
+    model_space: ModelSpace
+    evaluator: EvaluatorSpec
+    objectives: list[Objective]
+    architecture: JsonObject | None = None
+    space_digest: str | None = Field(default=None, description="Digest that the worker's own description must have.")
+    seed: int = 0
+    params: JsonObject = Field(default_factory=dict, description="Arguments of the kind: for export {checkpoint: KEY}; for later kinds theirs.")
+    storage: StorageRef
+    retention: Retention = Field(default_factory=Retention)
+    keep_weights: KeepWeights = KeepWeights.BEST
+    best_value: Finite | None = Field(default=None, description="First objective of the best trial so far, when the lease was granted.")
+    isolation: Isolation = Isolation.FORK
+    threads: int = Field(default=0, description="0: all that the worker's CPU limit gives.")
+    timeout_seconds: int = 0
+
+
+class Fence(Model):
+    epoch: int
+    counter: int
+
+
+class Grant(Model):
+    lease: Secret
+    fence: Fence
+    lease_seconds: float = Field(description="The lease is lost when no report came for so long.")
+    report_seconds: float = Field(description="Report at least this often.")
+    assignment: Assignment
+
+
+class LeaseRequest(Model):
+    protocol: int = PROTOCOL_VERSION
+    version: Name = Field(description="Version of archsearch in the worker.")
+    worker: Name
+    job: Name = ""
+    served: int = Field(default=0, description="Trials that this worker has finished.")
+    wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+    device: Name = Field(default="cpu", description="Model of the GPU, or cpu.")
+
+
+class LeaseReply(Model):
+    """granted: `grant` holds a trial. wait: none now, ask again after `retry_seconds`. done: exit with 0, nothing will come."""
+
+    state: Literal["granted", "wait", "done"]
+    grant: Grant | None = None
+    retry_seconds: float = 1.0
+    idle_seconds: float = Field(default=10.0, description="A worker that waited this long lets go of its resources and exits with 0.")
+
+
+class MetricPoint(Model):
+    step: int
+    metrics: Metrics
+
+
+class ReportRequest(Model):
+    lease: Secret
+    fence: Fence
+    points: Annotated[list[MetricPoint], Field(max_length=1000)] = Field(default_factory=list)
+    checkpoint: str | None = Field(default=None, description="Key of the newest checkpoint that is complete in the store, below the run's folder.")
+    worker: Name = ""
+    job: Name = ""
+
+
+class ReportReply(Model):
+    """stop: end the trial now with what it has (pruned). release: checkpoint, give the trial back (result with state pending), lease again or go."""
+
+    action: Literal["continue", "stop", "release"] = "continue"
+
+
+class Resources(Model):
+    wall_seconds: Finite = 0.0
+    cpu_seconds: Finite = 0.0
+    gpu_seconds: Finite = 0.0
+    peak_memory_bytes: int = 0
+    peak_gpu_memory_bytes: int = 0
+    threads: int = 0
+    device: Name = "cpu"
+
+
+class Outcome(Model):
+    """How a trial ended on a worker. State pending: given back unfinished, with the failure class preempted."""
+
+    state: Literal[TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED, TrialState.INFEASIBLE, TrialState.PENDING]
+    metrics: Metrics = Field(default_factory=dict)
+    failure: FailureClass | None = None
+    message: Message = Field(default="", description="For a failure: what, where, what to do; a traceback's last lines.")
+    resources: Resources = Field(default_factory=Resources)
+    artifacts: Annotated[dict[str, str], Field(max_length=64)] = Field(
+        default_factory=dict, description="Name to key below the run's folder: `checkpoint`, `model`, `log`."
+    )
+    payload: Any = Field(default=None, description="For describe the space document; for other kinds theirs. Bounded by the body.")
+
+
+class ResultRequest(Model):
+    lease: Secret
+    fence: Fence
+    outcome: Outcome
+    next: LeaseRequest | None = Field(default=None, description="Ask for the next lease in the same round trip.")
+    worker: Name = ""
+    job: Name = ""
+
+
+class ResultReply(Model):
+    """accepted False: the trial was leased again meanwhile, and this result is dropped."""
+
+    accepted: bool
+    next: LeaseReply | None = None

@@ -1,0 +1,347 @@
+"""NASExperiment: the one thing that a person writes. The same models make the CRD's schema, and check the file on a laptop."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from archsearch.spec import names
+from archsearch.spec.base import (
+    Count,
+    Decimal,
+    DnsLabel,
+    EntryName,
+    ImageName,
+    JsonObject,
+    MetricName,
+    Model,
+    PythonTarget,
+    Seconds,
+    Text,
+    Uri,
+)
+
+
+class Goal(StrEnum):
+    MAXIMIZE = "Maximize"
+    MINIMIZE = "Minimize"
+
+
+class Isolation(StrEnum):
+    IN_PROCESS = "InProcess"
+    FORK = "Fork"
+    POD = "Pod"
+
+
+class OnDelete(StrEnum):
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class Objective(Model):
+    """One metric that the search improves."""
+
+    metric: MetricName = Field(description="Name of the metric that trials report, for example accuracy.")
+    goal: Goal = Field(default=Goal.MAXIMIZE, description="Maximize or Minimize.")
+    target: Decimal | None = Field(
+        default=None,
+        description='The search ends with GoalReached when a trial is at least this good. A decimal number in quotes, for example "0.99".',
+    )
+
+
+class Constraint(Model):
+    """A bound that an architecture must keep. What lies outside is never trained."""
+
+    metric: MetricName = Field(description="params, macs, flops, latencyMs, or a metric that trials report.")
+    min: Decimal | None = Field(default=None, description="Smallest value allowed, a decimal number in quotes.")
+    max: Decimal | None = Field(default=None, description='Largest value allowed, a decimal number in quotes, for example "5000000".')
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        return self
+
+
+class ZooSpace(Model):
+    """A search space that archsearch, or an installed package, provides by name."""
+
+    name: EntryName = Field(description="Name of the space; `archsearch space` lists them.")
+    args: JsonObject = Field(default_factory=dict, description="Arguments of the space, for example {channels: 8, cells: 1}.")
+
+
+class CodeSource(Model):
+    """Where the user's own code comes from, if the trial image does not hold it."""
+
+    config_map_name: DnsLabel | None = Field(
+        default=None, description="A ConfigMap in the experiment's namespace; each key is a file, for example my_space.py."
+    )
+    uri: Uri | None = Field(default=None, description="A folder in a store, for example s3://bucket/code; fetched once a worker.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.config_map_name is None) == (self.uri is None):
+            raise ValueError("give exactly one of configMapName and uri")
+        return self
+
+
+class PythonSpace(Model):
+    """A torch.nn.Module with choices in it, from the user's own code."""
+
+    class_: PythonTarget = Field(alias="class", description="module:Class of the model, for example my_space:Net.")
+    args: JsonObject = Field(default_factory=dict, description="Keyword arguments of the class.")
+    source: CodeSource | None = Field(
+        default=None, description="Where the module comes from; absent: it is in the image (on a laptop: beside the file)."
+    )
+    input_shape: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], Field(min_length=1, max_length=8)] | None = Field(
+        default=None, description="Shape of one input without the batch, for example [3, 32, 32]; absent: the evaluator's data tell."
+    )
+
+
+class ModelSpace(Model):
+    """The search space: exactly one of zoo and python."""
+
+    zoo: ZooSpace | None = Field(default=None, description="A space by name.")
+    python: PythonSpace | None = Field(default=None, description="A model class of the user's own code.")
+    mutate: Annotated[list[JsonObject], Field(max_length=64)] | None = Field(
+        default=None, description="With python: module replacements that make a plain network a space."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.zoo is None) == (self.python is None):
+            raise ValueError("give exactly one of zoo and python")
+        if self.mutate is not None and self.python is None:
+            raise ValueError("mutate needs python")
+        return self
+
+
+class StrategySpec(Model):
+    """The algorithm that chooses architectures."""
+
+    name: EntryName = Field(description="Name of the strategy; `archsearch strategies` lists them with their options.")
+    config: JsonObject = Field(default_factory=dict, description="Options of the strategy, for example {population: 20, sample: 5}.")
+
+
+class StoppingSpec(Model):
+    """Early stopping of trials, laid over the strategy."""
+
+    name: EntryName = Field(description="asha or median.")
+    config: JsonObject = Field(default_factory=dict, description="Options of the stopping rule.")
+
+
+class EvaluatorSpec(Model):
+    """How one architecture becomes metrics: exactly one of name and python."""
+
+    name: EntryName | None = Field(default=None, description="Name of an evaluator, for example classification.")
+    python: PythonTarget | None = Field(
+        default=None,
+        description="module:function of the user's own code: a function of a model and a trial context, or plain trial code that reports a final result.",
+    )
+    config: JsonObject = Field(default_factory=dict, description="Options of the evaluator, for example {dataset: digits, epochs: 2}.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.name is None) == (self.python is None):
+            raise ValueError("give exactly one of name and python")
+        return self
+
+
+class Retrain(Model):
+    """Full training of the winners after the search."""
+
+    top_k: Annotated[int, Field(ge=0, le=100)] = Field(default=1, description="How many of the best are trained again; 0: none.")
+    config: JsonObject = Field(default_factory=dict, description="Laid over evaluator.config for this training, for example {epochs: 20}.")
+
+
+class WarmStart(Model):
+    """An earlier run whose results serve as prior points and are not computed again."""
+
+    uri: Uri = Field(description="Folder or URI of the earlier run.")
+
+
+class Budget(Model):
+    """What the search may use. The first bound that is met ends it."""
+
+    max_trials: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=100, description="Trials (evaluate, supernet and inherit) at most.")
+    max_failed_trials: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=5, description="The experiment fails with TooManyFailedTrials when more trials than this have failed."
+    )
+    max_duration_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        default=None, description="Wall-clock seconds from the start, time suspended left out; then DeadlineExceeded."
+    )
+    max_gpu_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        default=None, description="GPU seconds of all trials together; then BudgetExhausted."
+    )
+
+
+class Retries(Model):
+    """How often a trial is tried again, by class of failure. Preemption (eviction, drain, lost lease) is not counted."""
+
+    infrastructure: Annotated[int, Field(ge=0, le=1000)] = Field(default=10, description="Store, API server or node trouble.")
+    out_of_memory: Annotated[int, Field(ge=0, le=1000)] = Field(default=1, description="The trial was killed for memory, on host or device.")
+    timeout: Annotated[int, Field(ge=0, le=1000)] = Field(default=0, description="The trial ran longer than timeoutSeconds.")
+    user_error: Annotated[int, Field(ge=0, le=1000)] = Field(default=0, description="The user's code raised an exception.")
+    bad_metric: Annotated[int, Field(ge=0, le=1000)] = Field(default=0, description="A metric was missing, NaN or infinite.")
+
+
+class PodTemplate(Model):
+    """Fields of the pod that are taken through as Kubernetes defines them; what archsearch must set is laid over them."""
+
+    resources: JsonObject = Field(default_factory=dict, description='Requests and limits, for example {limits: {"nvidia.com/gpu": 1}}.')
+    node_selector: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict, description="Node labels.")
+    tolerations: Annotated[list[JsonObject], Field(max_length=64)] = Field(default_factory=list, description="Tolerations.")
+    affinity: JsonObject = Field(default_factory=dict, description="Affinity.")
+    topology_spread_constraints: Annotated[list[JsonObject], Field(max_length=16)] = Field(
+        default_factory=list, description="Topology spread constraints."
+    )
+    priority_class_name: DnsLabel = Field(default="", description="Priority class.")
+    runtime_class_name: DnsLabel = Field(default="", description="Runtime class.")
+    scheduler_name: DnsLabel = Field(default="", description="Scheduler.")
+    volumes: Annotated[list[JsonObject], Field(max_length=64)] = Field(default_factory=list, description="Volumes beside archsearch's own.")
+    volume_mounts: Annotated[list[JsonObject], Field(max_length=64)] = Field(
+        default_factory=list, description="Mounts into the container that runs trials."
+    )
+    env: Annotated[list[JsonObject], Field(max_length=128)] = Field(default_factory=list, description="Environment of the user's code.")
+    env_from: Annotated[list[JsonObject], Field(max_length=32)] = Field(default_factory=list, description="Environment from ConfigMaps or Secrets.")
+    image_pull_secrets: Annotated[list[JsonObject], Field(max_length=16)] = Field(default_factory=list, description="Pull secrets.")
+    service_account_name: DnsLabel = Field(default="", description="Service account (its token is not mounted); for cloud storage identities.")
+    resource_claims: Annotated[list[JsonObject], Field(max_length=16)] = Field(default_factory=list, description="Dynamic resource claims.")
+    labels: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict, description="Labels of the pod.")
+    annotations: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict, description="Annotations of the pod.")
+
+
+class Trials(Model):
+    """How trials run."""
+
+    per_job: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["Auto"] = Field(
+        default="Auto", description="Trials that one Job runs before it ends; Auto: short trials share warm Jobs."
+    )
+    isolation: Isolation = Field(
+        default=Isolation.FORK,
+        description="Fork: each trial in a forked child. InProcess: one after another in one child. Pod: a Job of its own for each.",
+    )
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Pods of one supernet trial (torchrun).")
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="CPU threads of a trial; 0: the CPU limit shared out. Recorded with each result."
+    )
+    timeout_seconds: Seconds = Field(default=0, description="Longest time of one trial, pending time left out; 0: none.")
+    retries: Retries = Field(default_factory=Retries, description="How often a failed trial is tried again, by class of failure.")
+    image: ImageName = Field(default="", description="Image of the trial pods; empty: the chart's trial image.")
+    template: PodTemplate = Field(default_factory=PodTemplate, description="Resources, scheduling, volumes and environment of the trial pods.")
+    queue_name: DnsLabel = Field(default="", description="Kueue local queue.")
+
+    @model_validator(mode="after")
+    def _isolated(self) -> Self:
+        if self.isolation is Isolation.POD and self.per_job not in ("Auto", 1):
+            raise ValueError("isolation Pod makes a Job of each trial: perJob must be 1 or Auto")
+        return self
+
+
+class DriverSpec(Model):
+    """The strategy pod."""
+
+    image: ImageName = Field(default="", description="Image of the strategy pod; empty: the chart's trial image. Another one for third-party strategies.")
+    resources: JsonObject = Field(default_factory=dict, description="Requests and limits of the strategy pod.")
+    node_selector: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict, description="Node labels.")
+    tolerations: Annotated[list[JsonObject], Field(max_length=64)] = Field(default_factory=list, description="Tolerations.")
+    image_pull_secrets: Annotated[list[JsonObject], Field(max_length=16)] = Field(default_factory=list, description="Pull secrets.")
+    service_account_annotations: Annotated[dict[str, str], Field(max_length=64)] = Field(
+        default_factory=dict, description="Annotations of the strategy's service account, for cloud storage identities."
+    )
+
+
+class Storage(Model):
+    """The object store that holds ledger, checkpoints and models."""
+
+    uri: Uri = Field(default="", description="s3://bucket/prefix; empty: the chart's default storage (on a laptop ./archsearch-runs/NAME).")
+    endpoint: Text = Field(default="", description="URL of an S3-compatible server; empty: AWS.")
+    region: Text = Field(default="", description="Region; empty: the client's default.")
+    secret_name: DnsLabel = Field(
+        default="", description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN); empty: the pod's identity."
+    )
+    path_style: bool = Field(default=True, description="Bucket in the path, not in the host name.")
+    ca_config_map_name: DnsLabel = Field(default="", description="ConfigMap with the key ca.crt, the CA bundle of the endpoint.")
+
+
+class Retention(Model):
+    """What is kept."""
+
+    checkpoints: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=2, description="Newest checkpoints kept of each trial, beside the best and those that a trial refers to."
+    )
+    on_delete: OnDelete = Field(default=OnDelete.RETAIN, description="Retain or Delete the run's folder when the experiment is deleted.")
+
+
+class ExperimentSpec(Model):
+    """What to search, how, and with what."""
+
+    objectives: Annotated[list[Objective], Field(min_length=1, max_length=8)] = Field(
+        description="What the search improves; several make a Pareto search."
+    )
+    constraints: Annotated[list[Constraint], Field(max_length=16)] = Field(
+        default_factory=list, description="Bounds that an architecture must keep."
+    )
+    model_space: ModelSpace = Field(description="The search space: exactly one of zoo and python.")
+    strategy: StrategySpec = Field(description="The algorithm that chooses architectures.")
+    stopping: StoppingSpec | None = Field(default=None, description="Early stopping of trials, laid over the strategy.")
+    evaluator: EvaluatorSpec = Field(description="How one architecture becomes metrics: exactly one of name and python.")
+    retrain: Retrain | None = Field(
+        default=None,
+        description="Training of the winners. Absent: classic strategies export the best trial's own weights, one-shot ones retrain their best.",
+    )
+    warm_start: Annotated[list[WarmStart], Field(max_length=16)] = Field(default_factory=list, description="Earlier runs to learn from.")
+    budget: Budget = Field(default_factory=Budget, description="What the search may use; a raised budget reopens a finished search.")
+    parallel_trials: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="Trials that run at the same time.")
+    trials: Trials = Field(default_factory=Trials, description="How trials run.")
+    driver: DriverSpec = Field(default_factory=DriverSpec, description="The strategy pod.")
+    storage: Storage = Field(default_factory=Storage, description="The object store.")
+    retention: Retention = Field(default_factory=Retention, description="What is kept.")
+    resume_from: Uri = Field(default="", description="Folder or URI of an earlier run whose ledger is adopted.")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(default=0, description="Seed of every random choice.")
+    suspend: bool = Field(default=False, description="True: running trials checkpoint and let go of their resources; nothing new starts.")
+    ttl_seconds_after_finished: Count | None = Field(
+        default=None, description="The experiment is deleted this many seconds after it finished; absent: never."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.parallel_trials > self.budget.max_trials:
+            raise ValueError(
+                f"parallelTrials is {self.parallel_trials}, more than budget.maxTrials {self.budget.max_trials}: lower it or raise the budget"
+            )
+        metrics = [objective.metric for objective in self.objectives]
+        if len(set(metrics)) != len(metrics):
+            raise ValueError(f"objectives names a metric twice: {', '.join(metrics)}")
+        return self
+
+
+class Metadata(Model):
+    """The part of Kubernetes' object metadata that archsearch reads. Anything else is kept out of the model."""
+
+    model_config = {**Model.model_config, "extra": "ignore"}
+
+    name: Annotated[str, Field(min_length=1, max_length=names.NAME_MAX, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")]
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+
+
+class NASExperiment(Model):
+    """A neural architecture search."""
+
+    api_version: Literal["archsearch.dev/v1alpha1"] = names.API_VERSION
+    kind: Literal["NASExperiment"] = names.KIND
+    metadata: Metadata
+    spec: ExperimentSpec
+    status: Any = Field(default=None, exclude=True)
+
+
+# Only these may change after creation. The chart's admission policy and the ledger's digest both follow this list.
+MUTABLE_FIELDS = ("suspend", "parallelTrials", "budget", "retention", "ttlSecondsAfterFinished", "driver")
