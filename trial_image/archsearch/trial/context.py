@@ -1,0 +1,293 @@
+"""What a trial sees of the system: its assignment, its folder, and a way to report, to checkpoint and to be told to end.
+
+A trial child has no network and no keys: it writes files and short messages, which the worker's supervisor reads, checks and uploads.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from archsearch.errors import ArchsearchError, UserError
+from archsearch.protocol import Assignment, KeepWeights
+from archsearch.spec.base import JsonObject
+from archsearch.spec.experiment import Goal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Tensors = Mapping[str, Tensor]
+
+CHECKPOINT_SECONDS = 60.0
+_SETTLED_KEEP = (KeepWeights.ALWAYS, KeepWeights.NEVER)
+
+
+class TrialStopped(BaseException):  # noqa: N818 - not an error
+    """The trial was told to end now with what it has. No Exception, so that `except Exception` in user code lets it through."""
+
+
+class TrialReleased(BaseException):  # noqa: N818 - not an error
+    """The trial was told to give itself back, its checkpoint saved; another worker goes on from there."""
+
+
+class BadMetric(ArchsearchError):
+    """A metric that the search needs is missing, NaN, infinite or no number."""
+
+
+class Infeasible(ArchsearchError):
+    """The architecture cannot be built or lies outside what may be trained; the trial ends as infeasible, which is no failure."""
+
+
+class Channel(Protocol):
+    """The trial's side of the line to the supervisor."""
+
+    def send(self, message: JsonObject) -> None:
+        """Send one message; blocks while the supervisor is behind."""
+
+    def poll(self) -> list[str]:
+        """Orders that came since the last call: `stop`, `release`. Never blocks."""
+
+
+class _Silent:
+    def send(self, message: JsonObject) -> None:
+        pass
+
+    def poll(self) -> list[str]:
+        return []
+
+
+class TrialContext:
+    """Handed to every evaluator, and to the user's function of a model and a context.
+
+    Attributes:
+        assignment: what is to be done, complete and without secrets.
+        directory: an empty folder of this attempt, the working directory; removed afterwards.
+        artifacts: a folder for files that outlive the trial (export); uploaded when the trial succeeds.
+        cache: a folder that all trials of this worker share, for data sets that are fetched once.
+        threads: CPU threads that the trial may use.
+        last_metrics: every metric reported so far, each with its newest value.
+        final_metrics: what `archsearch.trial.report_final_result` was given, else None.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        directory: Path,
+        *,
+        channel: Channel | None = None,
+        threads: int = 1,
+        cache: Path | None = None,
+        resume: Path | None = None,
+        input_checkpoint: Path | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.assignment = assignment
+        self.directory = directory
+        self.artifacts = directory / "artifacts"
+        self.cache = cache or directory / "cache"
+        self.threads = threads
+        self.last_metrics: dict[str, float] = {}
+        self.final_metrics: dict[str, float] | None = None
+        self._channel: Channel = channel or _Silent()
+        self._resume = resume
+        self._input = input_checkpoint
+        self._interval = checkpoint_seconds
+        self._clock = clock
+        self._saved_at = clock()
+        self._saved = (
+            int(resume.name.split("-")[0]) if resume is not None and resume.name.split("-")[0].isdigit() else 0
+        )
+        self._stop = False
+        self._release = False
+        self._weights: tuple[Tensors, JsonObject] | None = None
+        for folder in (self.artifacts, self.cache):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def seed(self) -> int:
+        """The trial's own seed: from the experiment's, the architecture and the replicate."""
+        return self.assignment.seed
+
+    @property
+    def device(self) -> str:
+        """`cuda` where one is usable, else `cpu`. The first call in a trial with a GPU may initialise CUDA."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send one point of the learning curve. Values that are not finite are left out (NaN is no JSON).
+
+        Args:
+            step: grows within a trial, for example the epoch.
+            metrics: numbers by name; `loss`, `steps_per_second` and `examples_per_second` also show in the worker's own metrics.
+
+        Raises:
+            UserError: a value is no number.
+        """
+        finite = {name: value for name, value in numbers(metrics).items() if math.isfinite(value)}
+        self.last_metrics.update(finite)
+        self._channel.send({"type": "point", "step": int(step), "metrics": finite})
+
+    @property
+    def should_stop(self) -> bool:
+        """The search has seen enough: end now. Poll it between batches, or use `checkpoint_point`."""
+        self._listen()
+        return self._stop
+
+    @property
+    def should_release(self) -> bool:
+        """The worker has to go: save a checkpoint and raise TrialReleased, or use `checkpoint_point`."""
+        self._listen()
+        return self._release
+
+    def checkpoint_due(self) -> bool:
+        """True when the last checkpoint is older than the interval, or the trial is to be given back."""
+        return self.should_release or self._clock() - self._saved_at >= self._interval
+
+    def checkpoint_point(self, snapshot: Callable[[], tuple[Tensors, JsonObject]]) -> None:
+        """To be called where the state is consistent, for example after each epoch: stops, releases or checkpoints where that is due.
+
+        Args:
+            snapshot: gives the tensors and the JSON state from which the trial can go on; called only when they are wanted.
+
+        Raises:
+            TrialStopped: the trial shall end with what it has.
+            TrialReleased: the checkpoint is saved, another worker goes on.
+        """
+        if self.should_stop:
+            raise TrialStopped
+        if not self.checkpoint_due():
+            return
+        self.save_checkpoint(*snapshot())
+        if self._release:
+            raise TrialReleased
+
+    def save_checkpoint(self, tensors: Tensors, state: JsonObject) -> None:
+        """Write a checkpoint to local disk; the supervisor uploads it in the background.
+
+        Args:
+            tensors: flat, any shape and device.
+            state: JSON (step, optimizer scalars, generator states).
+        """
+        from archsearch.store.checkpoint import write_checkpoint
+
+        self._saved += 1
+        name = f"{self._saved:08d}"
+        write_checkpoint(self.directory / "checkpoints" / name, tensors, state)
+        self._saved_at = self._clock()
+        self._channel.send({"type": "checkpoint", "name": name})
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], JsonObject] | None:
+        """Tensors (on the CPU) and state of the newest checkpoint of an earlier attempt, verified; None: start from the beginning."""
+        return _read(self._resume)
+
+    def load_input(self) -> tuple[dict[str, Tensor], JsonObject] | None:
+        """The checkpoint that the assignment names (`params.checkpoint`, for example the weights to export), verified; None: it names none."""
+        return _read(self._input)
+
+    def final_weights(self, tensors: Tensors, state: JsonObject | None = None) -> None:
+        """Hand over the final weights. Only a reference is kept; they are written when the metrics tell that they are to be kept.
+
+        Args:
+            tensors: the trained network's state_dict.
+            state: JSON that goes with them.
+        """
+        if self.assignment.keep_weights is not KeepWeights.NEVER:
+            self._weights = (tensors, state or {})
+
+    def save_final_weights(self, metrics: Mapping[str, float]) -> Path | None:
+        """Write the weights that `final_weights` was given, if `keepWeights` and the first objective ask for it. Called by the trial child.
+
+        Returns:
+            The checkpoint's folder, or None where nothing is kept.
+        """
+        if self._weights is None or not worth_keeping(self.assignment, metrics):
+            return None
+        from archsearch.store.checkpoint import write_checkpoint
+
+        folder = self.directory / "final"
+        write_checkpoint(folder, *self._weights)
+        return folder
+
+    def send_final(self, metrics: dict[str, float]) -> None:
+        """Record the final metrics at once, so that they count even if the code then ends its process."""
+        self.final_metrics = metrics
+        self._channel.send({"type": "final", "metrics": metrics})
+
+    def _listen(self) -> None:
+        for order in self._channel.poll():
+            self._stop |= order == "stop"
+            self._release |= order == "release"
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as plain floats; a tensor or array of one element is taken as its number.
+
+    Raises:
+        UserError: a name is no string or a value no number.
+    """
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if not isinstance(name, str):
+            raise UserError(f"a metric's name must be a string, this one is {name!r}")
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"metric {name!r} must be a number, it is {value!r:.80}") from error
+    return found
+
+
+def check_final(assignment: Assignment, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The final metrics of a training trial, all finite, every objective there.
+
+    Raises:
+        BadMetric: names the metric and what was reported.
+    """
+    found = numbers(metrics)
+    for objective in assignment.objectives:
+        if objective.metric not in found:
+            known = ", ".join(sorted(found)) or "none"
+            raise BadMetric(f"the objective {objective.metric!r} was not reported; reported: {known}")
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise BadMetric(f"metric {name!r} is {value}: it must be a finite number")
+    return found
+
+
+def worth_keeping(assignment: Assignment, metrics: Mapping[str, float]) -> bool:
+    """Whether `keepWeights` asks for the final weights of a trial with these metrics."""
+    if assignment.keep_weights in _SETTLED_KEEP:
+        return assignment.keep_weights is KeepWeights.ALWAYS
+    objective = assignment.objectives[0] if assignment.objectives else None
+    value = metrics.get(objective.metric) if objective else None
+    if objective is None or value is None:
+        return False
+    best = assignment.best_value
+    return best is None or (value >= best if objective.goal is Goal.MAXIMIZE else value <= best)
+
+
+def _read(folder: Path | None) -> tuple[dict[str, Tensor], JsonObject] | None:
+    if folder is None:
+        return None
+    from archsearch.store.checkpoint import read_checkpoint
+
+    return read_checkpoint(folder)
+
+
+_current: TrialContext | None = None
+
+
+def current() -> TrialContext | None:
+    """The trial that this process runs; None outside an experiment."""
+    return _current
+
+
+def set_current(context: TrialContext | None) -> None:
+    """Called by whoever runs a trial in this process, before and after."""
+    global _current  # noqa: PLW0603
+    _current = context
