@@ -1,6 +1,7 @@
 """Plain trial code: three functions, so that a training script written for NNI changes only an import.
 
-Inside an experiment they speak to the search. Run by hand (`python train.py`) the first candidates are taken and results are printed.
+Inside an experiment they speak to the search. Run by hand (`python train.py`) the first candidates are taken and results
+are printed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def get_and_apply_next_architecture(model: nn.Module) -> None:
 
 
 def report_intermediate_result(value: Any) -> None:
-    """Report a point of the learning curve: a number, or a dictionary of numbers in which `default` is the first objective.
+    """Report a point of the learning curve: a number, or a dictionary of numbers whose `default` is the objective.
 
     The trial ends here when the search has seen enough of it, or when its worker has to go.
     """
@@ -62,7 +63,7 @@ def report_intermediate_result(value: Any) -> None:
 
 
 def report_final_result(value: Any) -> None:
-    """Report the trial's result: a number, or a dictionary of numbers in which `default` is the first objective. The last call counts."""
+    """Report the result: a number, or a dictionary of numbers whose `default` is the objective. The last call counts."""
     context = current()
     if context is None:
         print(f"final result: {value}", flush=True)  # noqa: T201 - standalone mode speaks to a person

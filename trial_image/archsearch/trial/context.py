@@ -1,6 +1,6 @@
-"""What a trial sees of the system: its assignment, its folder, and a way to report, to checkpoint and to be told to end.
+"""What a trial sees of the system: its assignment, its folder, and a way to report, to checkpoint and to hear its end.
 
-A trial child has no network and no keys: it writes files and short messages, which the worker's supervisor reads, checks and uploads.
+A trial child has no keys: it writes files and short messages, which the worker's supervisor reads, checks and uploads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from archsearch.errors import ArchsearchError, UserError
+from archsearch.errors import ArchsearchError, BadMetric
 from archsearch.protocol import Assignment, KeepWeights
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Goal
@@ -25,20 +25,19 @@ CHECKPOINT_SECONDS = 60.0
 _SETTLED_KEEP = (KeepWeights.ALWAYS, KeepWeights.NEVER)
 
 
-class TrialStopped(BaseException):  # noqa: N818 - not an error
-    """The trial was told to end now with what it has. No Exception, so that `except Exception` in user code lets it through."""
+class TrialStopped(BaseException):
+    """The trial was told to end now with what it has.
+
+    No Exception, so that `except Exception` in user code lets it through.
+    """
 
 
-class TrialReleased(BaseException):  # noqa: N818 - not an error
+class TrialReleased(BaseException):
     """The trial was told to give itself back, its checkpoint saved; another worker goes on from there."""
 
 
-class BadMetric(ArchsearchError):
-    """A metric that the search needs is missing, NaN, infinite or no number."""
-
-
-class Infeasible(ArchsearchError):
-    """The architecture cannot be built or lies outside what may be trained; the trial ends as infeasible, which is no failure."""
+class Infeasible(ArchsearchError):  # noqa: N818 - a verdict on the architecture, no fault of the trial
+    """The architecture cannot be built or lies outside what may be trained; the trial ends as infeasible, not failed."""
 
 
 class Channel(Protocol):
@@ -124,10 +123,11 @@ class TrialContext:
 
         Args:
             step: grows within a trial, for example the epoch.
-            metrics: numbers by name; `loss`, `steps_per_second` and `examples_per_second` also show in the worker's own metrics.
+            metrics: numbers by name; `loss`, `steps_per_second` and `examples_per_second` show in the worker's own
+                metrics too.
 
         Raises:
-            UserError: a value is no number.
+            BadMetric: a value is no number.
         """
         finite = {name: value for name, value in numbers(metrics).items() if math.isfinite(value)}
         self.last_metrics.update(finite)
@@ -150,10 +150,10 @@ class TrialContext:
         return self.should_release or self._clock() - self._saved_at >= self._interval
 
     def checkpoint_point(self, snapshot: Callable[[], tuple[Tensors, JsonObject]]) -> None:
-        """To be called where the state is consistent, for example after each epoch: stops, releases or checkpoints where that is due.
+        """To be called where the state is consistent, for example after each epoch: stops, releases or checkpoints if due.
 
         Args:
-            snapshot: gives the tensors and the JSON state from which the trial can go on; called only when they are wanted.
+            snapshot: gives the tensors and the JSON state from which the trial can go on; called only when wanted.
 
         Raises:
             TrialStopped: the trial shall end with what it has.
@@ -183,15 +183,15 @@ class TrialContext:
         self._channel.send({"type": "checkpoint", "name": name})
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], JsonObject] | None:
-        """Tensors (on the CPU) and state of the newest checkpoint of an earlier attempt, verified; None: start from the beginning."""
+        """Tensors (on the CPU) and state of an earlier attempt's newest checkpoint, verified; None: start afresh."""
         return _read(self._resume)
 
     def load_input(self) -> tuple[dict[str, Tensor], JsonObject] | None:
-        """The checkpoint that the assignment names (`params.checkpoint`, for example the weights to export), verified; None: it names none."""
+        """The checkpoint that `params.checkpoint` names (for example the weights to export), verified; None: it names none."""
         return _read(self._input)
 
     def final_weights(self, tensors: Tensors, state: JsonObject | None = None) -> None:
-        """Hand over the final weights. Only a reference is kept; they are written when the metrics tell that they are to be kept.
+        """Hand over the final weights. Only a reference is kept; they are written if the metrics say that they are wanted.
 
         Args:
             tensors: the trained network's state_dict.
@@ -201,7 +201,7 @@ class TrialContext:
             self._weights = (tensors, state or {})
 
     def save_final_weights(self, metrics: Mapping[str, float]) -> Path | None:
-        """Write the weights that `final_weights` was given, if `keepWeights` and the first objective ask for it. Called by the trial child.
+        """Write what `final_weights` was given, if `keepWeights` and the first objective ask for it. For the trial child.
 
         Returns:
             The checkpoint's folder, or None where nothing is kept.
@@ -229,16 +229,16 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics as plain floats; a tensor or array of one element is taken as its number.
 
     Raises:
-        UserError: a name is no string or a value no number.
+        BadMetric: a name is no string or a value no number.
     """
     found: dict[str, float] = {}
     for name, value in metrics.items():
         if not isinstance(name, str):
-            raise UserError(f"a metric's name must be a string, this one is {name!r}")
+            raise BadMetric(f"a metric's name must be a string, this one is {name!r}")
         try:
             found[name] = float(value)
         except (TypeError, ValueError) as error:
-            raise UserError(f"metric {name!r} must be a number, it is {value!r:.80}") from error
+            raise BadMetric(f"metric {name!r} must be a number, it is {value!r:.80}") from error
     return found
 
 
