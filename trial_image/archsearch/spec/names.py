@@ -21,7 +21,9 @@ NAME_MAX = 40
 
 # Environment variables.
 ENV_DRIVER_SETTINGS = "ARCHSEARCH_DRIVER_SETTINGS"  # JSON of archsearch.spec.wiring.DriverSettings; holds no secret
-ENV_DRIVER_URL = "ARCHSEARCH_DRIVER_URL"  # where a worker leases; the supervisor takes it out of its children's environment
+ENV_DRIVER_URL = (
+    "ARCHSEARCH_DRIVER_URL"  # where a worker leases; the supervisor takes it out of its children's environment
+)
 ENV_SECRETS_DIR = "ARCHSEARCH_SECRETS_DIR"  # a directory in memory; read and emptied by the supervisor
 ENV_WORK_DIR = "ARCHSEARCH_WORK_DIR"
 ENV_WORKER_NAME = "ARCHSEARCH_WORKER_NAME"  # the pod's name, or local-N
@@ -66,12 +68,13 @@ def role(experiment: str) -> str:
     return f"{experiment}-strategy"
 
 
-def token_secret(experiment: str) -> str:
-    return f"{experiment}-token"
+def token_secret(experiment: str, uid: str = "") -> str:
+    """With `uid` no Secret of an earlier experiment of that name is ever taken for this one's: nobody may read it to tell."""
+    return "-".join(filter(None, (experiment, "token", uid[:8])))
 
 
-def storage_secret(experiment: str) -> str:
-    return f"{experiment}-storage"
+def storage_secret(experiment: str, uid: str = "") -> str:
+    return "-".join(filter(None, (experiment, "storage", uid[:8])))
 
 
 def network_policy(experiment: str, component: str) -> str:
