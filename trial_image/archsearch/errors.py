@@ -25,3 +25,7 @@ class Fenced(ArchsearchError):
 
 class NonDeterministic(ArchsearchError):
     """A replayed strategy asked for something else than the ledger recorded."""
+
+
+class BadMetric(ArchsearchError):
+    """A trial's metric is missing, NaN, infinite or no number: the failure class badMetric."""

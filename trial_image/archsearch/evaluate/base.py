@@ -1,0 +1,88 @@
+"""What an evaluator is. Imports no torch: the driver and the command line check configurations with these classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import ValidationError
+
+from archsearch.spec.base import JsonObject, Model
+from archsearch.spec.problems import Problem, SpecError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from archsearch.evaluate.data.base import Scaling
+    from archsearch.trial.context import TrialContext
+
+CONFIG_PATH = "spec.evaluator.config"
+
+
+class EvaluatorConfig(Model):
+    """Base of every evaluator's options: camelCase in the manifest, unknown names refused, frozen."""
+
+
+class Evaluator(ABC):
+    """Trains one plain network and measures it.
+
+    Third parties register subclasses under the entry point group ``archsearch.evaluators``. The module of a subclass must
+    import without torch (`Config` and the class methods run where there is none); `evaluate` imports what it needs.
+    """
+
+    Config: ClassVar[type[EvaluatorConfig]] = EvaluatorConfig
+
+    def __init__(self, config: EvaluatorConfig) -> None:
+        self.config: Any = config
+
+    @classmethod
+    def configure(cls, raw: JsonObject, path: str = CONFIG_PATH) -> Self:
+        """An evaluator with the options of a manifest.
+
+        Raises:
+            SpecError: one problem for each option that is unknown or out of range, at its own path below `path`.
+        """
+        try:
+            return cls(cls.Config.model_validate(raw))
+        except ValidationError as error:
+            known = ", ".join(sorted(field.alias or name for name, field in cls.Config.model_fields.items()))
+            raise SpecError([_problem(fault, path, known) for fault in error.errors(include_url=False)]) from None
+
+    @classmethod
+    @abstractmethod
+    def metrics(cls, config: Any) -> tuple[str, ...]:
+        """Names of the metrics that `evaluate` reports and returns; objectives may name these and no others."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, context: TrialContext) -> dict[str, float]:
+        """Train `model` in place and return its metrics.
+
+        The global random state is seeded already. Report progress with `context.report`, poll `context` at step
+        boundaries, resume from `context.load_checkpoint()` where it gives one.
+
+        Raises:
+            BadMetric: the loss is not finite.
+            UserError: the data or the network cannot be used as configured.
+        """
+
+    @classmethod
+    def input_shape(cls, config: Any) -> tuple[int, ...] | None:
+        """Shape of one input without the batch; None where the evaluator does not know it. May read a data set's header."""
+        return None
+
+    @classmethod
+    def classes(cls, config: Any) -> int | None:
+        """Number of outputs that the network needs; None where the evaluator does not know it."""
+        return None
+
+    def scaling(self) -> Scaling | None:
+        """How raw data become the network's inputs, for the exported model; None where inputs are taken as they are."""
+        return None
+
+
+def _problem(fault: Any, path: str, known: str) -> Problem:
+    where = ".".join([path, *(str(part) for part in fault["loc"])])
+    if fault["type"] == "extra_forbidden":
+        return Problem(where, "no such option", fault["input"], f"known here: {known}")
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return Problem(where, message, fault["input"]) if fault["loc"] else Problem(where, message)
