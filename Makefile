@@ -56,8 +56,9 @@ e2e: $(STAMP) ## Tests in real pods: KUBECONFIG and ARCHSEARCH_E2E_IMAGE_COMMAND
 	$(BIN)/python -m pytest tests/e2e -q
 
 .PHONY: crds
-crds: $(STAMP) ## Generate the CRD from archsearch.spec
+crds: $(STAMP) ## Generate the CRD and docs/manifest.md from archsearch.spec
 	$(BIN)/python -m archsearch.spec.crd
+	$(BIN)/python -m archsearch.spec.reference
 
 .PHONY: format
 format: $(STAMP) ## Format and fix what ruff can
