@@ -23,8 +23,8 @@ _HEAD = """# Every field of a NASExperiment
 Made from the models by `make crds`; do not edit. The same text is in `kubectl explain nasx.spec`.
 
 The file is the same for `kubectl apply -f FILE` and `archsearch run FILE`. After creation only {mutable} may change.
-Numbers that may have a fraction are decimal numbers in quotes (`"0.99"`); `config`, `args` and the pod's own fields take
-any JSON.
+Numbers that may have a fraction are decimal numbers in quotes (`"0.99"`); `config`, `args` and the pod's own fields
+take any JSON.
 """
 
 
