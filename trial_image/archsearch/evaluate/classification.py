@@ -55,7 +55,9 @@ class ClassificationConfig(EvaluatorConfig):
     learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = Field(
         default=0.05, description="Learning rate of the first step."
     )
-    momentum: Fraction = Field(default=0.9, description="Momentum of sgd (Nesterov where above 0); the first beta of adam.")
+    momentum: Fraction = Field(
+        default=0.9, description="Momentum of sgd (Nesterov where above 0); the first beta of adam."
+    )
     weight_decay: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
         default=5e-4, description="Weight decay."
     )

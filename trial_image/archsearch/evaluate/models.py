@@ -1,0 +1,121 @@
+"""From a manifest's modelSpace to a network: a zoo entry or the user's class, with arguments that the data fill in. Imports torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from archsearch.errors import ArchsearchError, UserError
+from archsearch.evaluate.user import fault, import_target
+from archsearch.nn import describe, fix
+from archsearch.registry import find
+from archsearch.spec.base import JsonObject
+from archsearch.spec.experiment import ModelSpace
+
+if TYPE_CHECKING:
+    from archsearch.space import Architecture, SearchSpace
+
+
+def build_space(
+    model_space: ModelSpace, *, input_shape: Sequence[int] | None = None, classes: int | None = None
+) -> tuple[nn.Module, ModelSpace]:
+    """The network with all its choices, and the modelSpace with every argument that was filled in.
+
+    ``classes``, ``input_channels`` and ``input_size`` are given from the data to a zoo entry that takes them, and to a user's class
+    that demands them, unless ``args`` names them. The random state must be seeded: weights are drawn here.
+
+    Raises:
+        UserError: no such space or class, arguments that it does not take, or a constructor that fails.
+    """
+    if model_space.mutate is not None:
+        raise UserError(
+            "modelSpace.mutate: replacing modules of a plain network is not supported in this version; leave it out"
+        )
+    if model_space.zoo is not None:
+        what, given = f"the search space {model_space.zoo.name!r}", model_space.zoo.args
+        found = find("archsearch.spaces", model_space.zoo.name)
+    else:
+        assert model_space.python is not None  # noqa: S101  # one of the two, by the model's own check
+        what, given = f"modelSpace.python.class {model_space.python.class_}", model_space.python.args
+        found = import_target(model_space.python.class_)
+    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+        raise UserError(f"{what} is {_kind(found)}; expected a subclass of torch.nn.Module")
+    args = {**_defaults(found, input_shape, classes, required_only=model_space.zoo is None), **given}
+    try:
+        inspect.signature(found).bind(**args)
+    except TypeError as error:
+        raise UserError(
+            f"{what} does not take the arguments {args}: {error}; its signature is {inspect.signature(found)}"
+        ) from error
+    try:
+        model = found(**args)
+    except Exception as error:
+        raise fault(error, f"{what} cannot be made with the arguments {args}") from error
+    return model, _with_args(model_space, args)
+
+
+def describe_space(model: nn.Module) -> SearchSpace:
+    """The search space of a network that has at least one choice.
+
+    Raises:
+        UserError: it has none, or its choices contradict each other.
+    """
+    space = describe(model)
+    if not space.choices:
+        raise UserError(
+            f"{type(model).__name__} has no choices: put archsearch.nn.LayerChoice, InputChoice, ValueChoice or Repeat in it"
+        )
+    return space
+
+
+def fixed(
+    model: nn.Module, space: SearchSpace, architecture: JsonObject, digest: str | None
+) -> tuple[nn.Module, Architecture]:
+    """The plain network of `architecture`, checked against the digest that the search was made with.
+
+    Raises:
+        UserError: another space, or an architecture that is not of this space.
+    """
+    if digest is not None and space.digest != digest:
+        raise UserError(
+            f"the search space of {type(model).__name__} has the digest {space.digest[:12]}, the search was made with {digest[:12]}: "
+            "the code or its arguments changed; use the code that the search used"
+        )
+    chosen = space.validate(architecture)
+    try:
+        return fix(model, chosen), chosen
+    except ArchsearchError:
+        raise
+    except Exception as error:
+        raise fault(error, f"the architecture {dict(architecture)} cannot be built") from error
+
+
+def _defaults(
+    found: type[nn.Module], input_shape: Sequence[int] | None, classes: int | None, *, required_only: bool
+) -> JsonObject:
+    known: dict[str, int | None] = {"classes": classes}
+    if input_shape:
+        known["input_channels"] = input_shape[0]
+        known["input_size"] = input_shape[-1]
+    parameters = inspect.signature(found).parameters
+    return {
+        name: value
+        for name, value in known.items()
+        if value is not None
+        and name in parameters
+        and (not required_only or parameters[name].default is inspect.Parameter.empty)
+    }
+
+
+def _with_args(model_space: ModelSpace, args: JsonObject) -> ModelSpace:
+    if model_space.zoo is not None:
+        return model_space.model_copy(update={"zoo": model_space.zoo.model_copy(update={"args": args})})
+    assert model_space.python is not None  # noqa: S101
+    return model_space.model_copy(update={"python": model_space.python.model_copy(update={"args": args})})
+
+
+def _kind(found: Any) -> str:
+    return f"the class {found.__name__}" if inspect.isclass(found) else f"of type {type(found).__name__}"
