@@ -1,27 +1,33 @@
-"""NASExperiment: the one thing that a person writes. The same models make the CRD's schema, and check the file on a laptop."""
+"""NASExperiment: the one thing that a person writes. These models make the CRD and check a file on a laptop."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from archsearch.spec import names
 from archsearch.spec.base import (
+    Annotations,
     Count,
     Decimal,
     DnsLabel,
     EntryName,
+    FreeForm,
+    HttpUrl,
     ImageName,
-    JsonObject,
+    Labels,
     MetricName,
     Model,
     PythonTarget,
     Seconds,
     Text,
     Uri,
+    rule,
 )
+
+NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"  # DNS-1035: Services and Jobs are named after an experiment
 
 
 class Goal(StrEnum):
@@ -47,16 +53,20 @@ class Objective(Model):
     goal: Goal = Field(default=Goal.MAXIMIZE, description="Maximize or Minimize.")
     target: Decimal | None = Field(
         default=None,
-        description='The search ends with GoalReached when a trial is at least this good. A decimal number in quotes, for example "0.99".',
+        description='The search ends with GoalReached when a trial is this good. A decimal number in quotes: "0.99".',
     )
 
 
 class Constraint(Model):
     """A bound that an architecture must keep. What lies outside is never trained."""
 
+    model_config = rule(("has(self.min) || has(self.max)", "give min, max or both"))
+
     metric: MetricName = Field(description="params, macs, flops, latencyMs, or a metric that trials report.")
     min: Decimal | None = Field(default=None, description="Smallest value allowed, a decimal number in quotes.")
-    max: Decimal | None = Field(default=None, description='Largest value allowed, a decimal number in quotes, for example "5000000".')
+    max: Decimal | None = Field(
+        default=None, description='Largest value allowed, a decimal number in quotes, for example "5000000".'
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -69,16 +79,23 @@ class ZooSpace(Model):
     """A search space that archsearch, or an installed package, provides by name."""
 
     name: EntryName = Field(description="Name of the space; `archsearch space` lists them.")
-    args: JsonObject = Field(default_factory=dict, description="Arguments of the space, for example {channels: 8, cells: 1}.")
+    args: FreeForm = Field(
+        default_factory=dict, description="Arguments of the space, for example {channels: 8, cells: 1}."
+    )
 
 
 class CodeSource(Model):
     """Where the user's own code comes from, if the trial image does not hold it."""
 
+    model_config = rule(("has(self.configMapName) != has(self.uri)", "give exactly one of configMapName and uri"))
+
     config_map_name: DnsLabel | None = Field(
-        default=None, description="A ConfigMap in the experiment's namespace; each key is a file, for example my_space.py."
+        default=None,
+        description="A ConfigMap in the experiment's namespace; each key is a file, for example my_space.py.",
     )
-    uri: Uri | None = Field(default=None, description="A folder in a store, for example s3://bucket/code; fetched once a worker.")
+    uri: Uri | None = Field(
+        default=None, description="A folder in a store, for example s3://bucket/code; fetched once a worker."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -91,21 +108,30 @@ class PythonSpace(Model):
     """A torch.nn.Module with choices in it, from the user's own code."""
 
     class_: PythonTarget = Field(alias="class", description="module:Class of the model, for example my_space:Net.")
-    args: JsonObject = Field(default_factory=dict, description="Keyword arguments of the class.")
+    args: FreeForm = Field(default_factory=dict, description="Keyword arguments of the class.")
     source: CodeSource | None = Field(
-        default=None, description="Where the module comes from; absent: it is in the image (on a laptop: beside the file)."
+        default=None,
+        description="Where the module comes from; absent: it is in the image (on a laptop: beside the file).",
     )
-    input_shape: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], Field(min_length=1, max_length=8)] | None = Field(
-        default=None, description="Shape of one input without the batch, for example [3, 32, 32]; absent: the evaluator's data tell."
+    input_shape: (
+        Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], Field(min_length=1, max_length=8)] | None
+    ) = Field(
+        default=None,
+        description="Shape of one input without the batch, for example [3, 32, 32]; absent: the evaluator's data tell.",
     )
 
 
 class ModelSpace(Model):
     """The search space: exactly one of zoo and python."""
 
+    model_config = rule(
+        ("has(self.zoo) != has(self.python)", "give exactly one of zoo and python"),
+        ("!has(self.mutate) || has(self.python)", "mutate needs python"),
+    )
+
     zoo: ZooSpace | None = Field(default=None, description="A space by name.")
     python: PythonSpace | None = Field(default=None, description="A model class of the user's own code.")
-    mutate: Annotated[list[JsonObject], Field(max_length=64)] | None = Field(
+    mutate: Annotated[list[FreeForm], Field(max_length=64)] | None = Field(
         default=None, description="With python: module replacements that make a plain network a space."
     )
 
@@ -122,25 +148,32 @@ class StrategySpec(Model):
     """The algorithm that chooses architectures."""
 
     name: EntryName = Field(description="Name of the strategy; `archsearch strategies` lists them with their options.")
-    config: JsonObject = Field(default_factory=dict, description="Options of the strategy, for example {population: 20, sample: 5}.")
+    config: FreeForm = Field(
+        default_factory=dict, description="Options of the strategy, for example {population: 20, sample: 5}."
+    )
 
 
 class StoppingSpec(Model):
     """Early stopping of trials, laid over the strategy."""
 
     name: EntryName = Field(description="asha or median.")
-    config: JsonObject = Field(default_factory=dict, description="Options of the stopping rule.")
+    config: FreeForm = Field(default_factory=dict, description="Options of the stopping rule.")
 
 
 class EvaluatorSpec(Model):
     """How one architecture becomes metrics: exactly one of name and python."""
 
+    model_config = rule(("has(self.name) != has(self.python)", "give exactly one of name and python"))
+
     name: EntryName | None = Field(default=None, description="Name of an evaluator, for example classification.")
     python: PythonTarget | None = Field(
         default=None,
-        description="module:function of the user's own code: a function of a model and a trial context, or plain trial code that reports a final result.",
+        description="module:function of the user's own code: a function of a model and a trial context,"
+        " or plain trial code that reports a final result.",
     )
-    config: JsonObject = Field(default_factory=dict, description="Options of the evaluator, for example {dataset: digits, epochs: 2}.")
+    config: FreeForm = Field(
+        default_factory=dict, description="Options of the evaluator, for example {dataset: digits, epochs: 2}."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -152,8 +185,12 @@ class EvaluatorSpec(Model):
 class Retrain(Model):
     """Full training of the winners after the search."""
 
-    top_k: Annotated[int, Field(ge=0, le=100)] = Field(default=1, description="How many of the best are trained again; 0: none.")
-    config: JsonObject = Field(default_factory=dict, description="Laid over evaluator.config for this training, for example {epochs: 20}.")
+    top_k: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=1, description="How many of the best are trained again; 0: none."
+    )
+    config: FreeForm = Field(
+        default_factory=dict, description="Laid over evaluator.config for this training, for example {epochs: 20}."
+    )
 
 
 class WarmStart(Model):
@@ -165,7 +202,9 @@ class WarmStart(Model):
 class Budget(Model):
     """What the search may use. The first bound that is met ends it."""
 
-    max_trials: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=100, description="Trials (evaluate, supernet and inherit) at most.")
+    max_trials: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=100, description="Trials (evaluate, supernet and inherit) at most."
+    )
     max_failed_trials: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=5, description="The experiment fails with TooManyFailedTrials when more trials than this have failed."
     )
@@ -178,59 +217,98 @@ class Budget(Model):
 
 
 class Retries(Model):
-    """How often a trial is tried again, by class of failure. Preemption (eviction, drain, lost lease) is not counted."""
+    """Times a trial is tried again, by class of failure. Preemption (eviction, drain, lost lease) is not counted."""
 
-    infrastructure: Annotated[int, Field(ge=0, le=1000)] = Field(default=10, description="Store, API server or node trouble.")
-    out_of_memory: Annotated[int, Field(ge=0, le=1000)] = Field(default=1, description="The trial was killed for memory, on host or device.")
-    timeout: Annotated[int, Field(ge=0, le=1000)] = Field(default=0, description="The trial ran longer than timeoutSeconds.")
-    user_error: Annotated[int, Field(ge=0, le=1000)] = Field(default=0, description="The user's code raised an exception.")
-    bad_metric: Annotated[int, Field(ge=0, le=1000)] = Field(default=0, description="A metric was missing, NaN or infinite.")
+    infrastructure: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=10, description="Store, API server or node trouble."
+    )
+    out_of_memory: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=1, description="The trial was killed for memory, on host or device."
+    )
+    timeout: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0, description="The trial ran longer than timeoutSeconds."
+    )
+    user_error: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0, description="The user's code raised an exception."
+    )
+    bad_metric: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=0, description="A metric was missing, NaN or infinite."
+    )
 
 
 class PodTemplate(Model):
-    """Fields of the pod that are taken through as Kubernetes defines them; what archsearch must set is laid over them."""
+    """Fields of the pod, taken through as Kubernetes defines them; what archsearch must set is laid over them."""
 
-    resources: JsonObject = Field(default_factory=dict, description='Requests and limits, for example {limits: {"nvidia.com/gpu": 1}}.')
-    node_selector: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict, description="Node labels.")
-    tolerations: Annotated[list[JsonObject], Field(max_length=64)] = Field(default_factory=list, description="Tolerations.")
-    affinity: JsonObject = Field(default_factory=dict, description="Affinity.")
-    topology_spread_constraints: Annotated[list[JsonObject], Field(max_length=16)] = Field(
+    resources: FreeForm = Field(
+        default_factory=dict, description='Requests and limits, for example {limits: {"nvidia.com/gpu": 1}}.'
+    )
+    node_selector: Labels = Field(default_factory=dict, description="Node labels.")
+    tolerations: Annotated[list[FreeForm], Field(max_length=64)] = Field(
+        default_factory=list, description="Tolerations."
+    )
+    affinity: FreeForm = Field(default_factory=dict, description="Affinity.")
+    topology_spread_constraints: Annotated[list[FreeForm], Field(max_length=16)] = Field(
         default_factory=list, description="Topology spread constraints."
     )
     priority_class_name: DnsLabel = Field(default="", description="Priority class.")
     runtime_class_name: DnsLabel = Field(default="", description="Runtime class.")
     scheduler_name: DnsLabel = Field(default="", description="Scheduler.")
-    volumes: Annotated[list[JsonObject], Field(max_length=64)] = Field(default_factory=list, description="Volumes beside archsearch's own.")
-    volume_mounts: Annotated[list[JsonObject], Field(max_length=64)] = Field(
+    volumes: Annotated[list[FreeForm], Field(max_length=64)] = Field(
+        default_factory=list, description="Volumes beside archsearch's own."
+    )
+    volume_mounts: Annotated[list[FreeForm], Field(max_length=64)] = Field(
         default_factory=list, description="Mounts into the container that runs trials."
     )
-    env: Annotated[list[JsonObject], Field(max_length=128)] = Field(default_factory=list, description="Environment of the user's code.")
-    env_from: Annotated[list[JsonObject], Field(max_length=32)] = Field(default_factory=list, description="Environment from ConfigMaps or Secrets.")
-    image_pull_secrets: Annotated[list[JsonObject], Field(max_length=16)] = Field(default_factory=list, description="Pull secrets.")
-    service_account_name: DnsLabel = Field(default="", description="Service account (its token is not mounted); for cloud storage identities.")
-    resource_claims: Annotated[list[JsonObject], Field(max_length=16)] = Field(default_factory=list, description="Dynamic resource claims.")
-    labels: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict, description="Labels of the pod.")
-    annotations: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict, description="Annotations of the pod.")
+    env: Annotated[list[FreeForm], Field(max_length=128)] = Field(
+        default_factory=list, description="Environment of the user's code."
+    )
+    env_from: Annotated[list[FreeForm], Field(max_length=32)] = Field(
+        default_factory=list, description="Environment from ConfigMaps or Secrets."
+    )
+    image_pull_secrets: Annotated[list[FreeForm], Field(max_length=16)] = Field(
+        default_factory=list, description="Pull secrets."
+    )
+    service_account_name: DnsLabel = Field(
+        default="", description="Service account (its token is not mounted); for cloud storage identities."
+    )
+    resource_claims: Annotated[list[FreeForm], Field(max_length=16)] = Field(
+        default_factory=list, description="Dynamic resource claims."
+    )
+    labels: Labels = Field(default_factory=dict, description="Labels of the pod.")
+    annotations: Annotations = Field(default_factory=dict, description="Annotations of the pod.")
 
 
 class Trials(Model):
     """How trials run."""
+
+    model_config = rule(
+        (
+            "!has(self.isolation) || self.isolation != 'Pod' || self.perJob == 'Auto' || self.perJob == 1",
+            "isolation Pod makes a Job of each trial: perJob must be 1 or Auto",
+        )
+    )
 
     per_job: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["Auto"] = Field(
         default="Auto", description="Trials that one Job runs before it ends; Auto: short trials share warm Jobs."
     )
     isolation: Isolation = Field(
         default=Isolation.FORK,
-        description="Fork: each trial in a forked child. InProcess: one after another in one child. Pod: a Job of its own for each.",
+        description="Fork: each trial in a forked child. InProcess: one after another in one child. Pod: a Job each.",
     )
     nodes: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Pods of one supernet trial (torchrun).")
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="CPU threads of a trial; 0: the CPU limit shared out. Recorded with each result."
     )
-    timeout_seconds: Seconds = Field(default=0, description="Longest time of one trial, pending time left out; 0: none.")
-    retries: Retries = Field(default_factory=Retries, description="How often a failed trial is tried again, by class of failure.")
+    timeout_seconds: Seconds = Field(
+        default=0, description="Longest time of one trial, pending time left out; 0: none."
+    )
+    retries: Retries = Field(
+        default_factory=Retries, description="How often a failed trial is tried again, by class of failure."
+    )
     image: ImageName = Field(default="", description="Image of the trial pods; empty: the chart's trial image.")
-    template: PodTemplate = Field(default_factory=PodTemplate, description="Resources, scheduling, volumes and environment of the trial pods.")
+    template: PodTemplate = Field(
+        default_factory=PodTemplate, description="Resources, scheduling, volumes and environment of the trial pods."
+    )
     queue_name: DnsLabel = Field(default="", description="Kueue local queue.")
 
     @model_validator(mode="after")
@@ -243,12 +321,19 @@ class Trials(Model):
 class DriverSpec(Model):
     """The strategy pod."""
 
-    image: ImageName = Field(default="", description="Image of the strategy pod; empty: the chart's trial image. Another one for third-party strategies.")
-    resources: JsonObject = Field(default_factory=dict, description="Requests and limits of the strategy pod.")
-    node_selector: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict, description="Node labels.")
-    tolerations: Annotated[list[JsonObject], Field(max_length=64)] = Field(default_factory=list, description="Tolerations.")
-    image_pull_secrets: Annotated[list[JsonObject], Field(max_length=16)] = Field(default_factory=list, description="Pull secrets.")
-    service_account_annotations: Annotated[dict[str, str], Field(max_length=64)] = Field(
+    image: ImageName = Field(
+        default="",
+        description="Image of the strategy pod; empty: the chart's trial image. Third-party strategies need another.",
+    )
+    resources: FreeForm = Field(default_factory=dict, description="Requests and limits of the strategy pod.")
+    node_selector: Labels = Field(default_factory=dict, description="Node labels.")
+    tolerations: Annotated[list[FreeForm], Field(max_length=64)] = Field(
+        default_factory=list, description="Tolerations."
+    )
+    image_pull_secrets: Annotated[list[FreeForm], Field(max_length=16)] = Field(
+        default_factory=list, description="Pull secrets."
+    )
+    service_account_annotations: Annotations = Field(
         default_factory=dict, description="Annotations of the strategy's service account, for cloud storage identities."
     )
 
@@ -256,30 +341,57 @@ class DriverSpec(Model):
 class Storage(Model):
     """The object store that holds ledger, checkpoints and models."""
 
-    uri: Uri = Field(default="", description="s3://bucket/prefix; empty: the chart's default storage (on a laptop ./archsearch-runs/NAME).")
-    endpoint: Text = Field(default="", description="URL of an S3-compatible server; empty: AWS.")
+    # A cluster's pods share no directory; `archsearch run` takes a path or file:// here as well.
+    model_config = rule(
+        (
+            "!has(self.uri) || self.uri == '' || self.uri.matches('^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$')",
+            "uri must be s3://bucket or s3://bucket/prefix (bucket: 3 to 63 lower-case letters, digits, dots, hyphens)",
+            "'uri is ' + self.uri + '; in a cluster it must be s3://bucket or s3://bucket/prefix'"
+            " + ' (bucket: 3 to 63 lower-case letters, digits, dots, hyphens)'",
+        )
+    )
+
+    uri: Uri = Field(
+        default="",
+        description="s3://bucket/prefix; empty: the chart's default storage (on a laptop ./archsearch-runs/NAME).",
+    )
+    endpoint: HttpUrl = Field(default="", description="URL of an S3-compatible server; empty: AWS.")
     region: Text = Field(default="", description="Region; empty: the client's default.")
     secret_name: DnsLabel = Field(
-        default="", description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN); empty: the pod's identity."
+        default="",
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN); empty: pod identity.",
     )
     path_style: bool = Field(default=True, description="Bucket in the path, not in the host name.")
-    ca_config_map_name: DnsLabel = Field(default="", description="ConfigMap with the key ca.crt, the CA bundle of the endpoint.")
+    ca_config_map_name: DnsLabel = Field(
+        default="", description="ConfigMap with the key ca.crt, the CA bundle of the endpoint."
+    )
 
 
 class Retention(Model):
     """What is kept."""
 
     checkpoints: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=2, description="Newest checkpoints kept of each trial, beside the best and those that a trial refers to."
+        default=2,
+        description="Newest checkpoints kept of each trial, beside the best and those that a trial refers to.",
     )
-    on_delete: OnDelete = Field(default=OnDelete.RETAIN, description="Retain or Delete the run's folder when the experiment is deleted.")
+    on_delete: OnDelete = Field(
+        default=OnDelete.RETAIN, description="Retain or Delete the run's folder when the experiment is deleted."
+    )
 
 
 class ExperimentSpec(Model):
     """What to search, how, and with what."""
 
+    model_config = rule(
+        (
+            "self.parallelTrials <= self.budget.maxTrials",
+            "parallelTrials must not be more than budget.maxTrials: lower it or raise the budget",
+        )
+    )
+
     objectives: Annotated[list[Objective], Field(min_length=1, max_length=8)] = Field(
-        description="What the search improves; several make a Pareto search."
+        description="What the search improves; several make a Pareto search.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["metric"]},
     )
     constraints: Annotated[list[Constraint], Field(max_length=16)] = Field(
         default_factory=list, description="Bounds that an architecture must keep."
@@ -287,21 +399,32 @@ class ExperimentSpec(Model):
     model_space: ModelSpace = Field(description="The search space: exactly one of zoo and python.")
     strategy: StrategySpec = Field(description="The algorithm that chooses architectures.")
     stopping: StoppingSpec | None = Field(default=None, description="Early stopping of trials, laid over the strategy.")
-    evaluator: EvaluatorSpec = Field(description="How one architecture becomes metrics: exactly one of name and python.")
+    evaluator: EvaluatorSpec = Field(
+        description="How one architecture becomes metrics: exactly one of name and python."
+    )
     retrain: Retrain | None = Field(
         default=None,
-        description="Training of the winners. Absent: classic strategies export the best trial's own weights, one-shot ones retrain their best.",
+        description="Training of the winners. Absent: classic strategies export the best trial's own weights,"
+        " one-shot ones retrain their best.",
     )
-    warm_start: Annotated[list[WarmStart], Field(max_length=16)] = Field(default_factory=list, description="Earlier runs to learn from.")
-    budget: Budget = Field(default_factory=Budget, description="What the search may use; a raised budget reopens a finished search.")
-    parallel_trials: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="Trials that run at the same time.")
+    warm_start: Annotated[list[WarmStart], Field(max_length=16)] = Field(
+        default_factory=list, description="Earlier runs to learn from."
+    )
+    budget: Budget = Field(
+        default_factory=Budget, description="What the search may use; a raised budget reopens a finished search."
+    )
+    parallel_trials: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=1, description="Trials that run at the same time."
+    )
     trials: Trials = Field(default_factory=Trials, description="How trials run.")
     driver: DriverSpec = Field(default_factory=DriverSpec, description="The strategy pod.")
     storage: Storage = Field(default_factory=Storage, description="The object store.")
     retention: Retention = Field(default_factory=Retention, description="What is kept.")
     resume_from: Uri = Field(default="", description="Folder or URI of an earlier run whose ledger is adopted.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(default=0, description="Seed of every random choice.")
-    suspend: bool = Field(default=False, description="True: running trials checkpoint and let go of their resources; nothing new starts.")
+    suspend: bool = Field(
+        default=False, description="True: running trials checkpoint and let go of their resources; nothing new starts."
+    )
     ttl_seconds_after_finished: Count | None = Field(
         default=None, description="The experiment is deleted this many seconds after it finished; absent: never."
     )
@@ -310,7 +433,8 @@ class ExperimentSpec(Model):
     def _consistent(self) -> Self:
         if self.parallel_trials > self.budget.max_trials:
             raise ValueError(
-                f"parallelTrials is {self.parallel_trials}, more than budget.maxTrials {self.budget.max_trials}: lower it or raise the budget"
+                f"parallelTrials is {self.parallel_trials}, more than budget.maxTrials {self.budget.max_trials}:"
+                " lower it or raise the budget"
             )
         metrics = [objective.metric for objective in self.objectives]
         if len(set(metrics)) != len(metrics):
@@ -321,9 +445,9 @@ class ExperimentSpec(Model):
 class Metadata(Model):
     """The part of Kubernetes' object metadata that archsearch reads. Anything else is kept out of the model."""
 
-    model_config = {**Model.model_config, "extra": "ignore"}
+    model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[str, Field(min_length=1, max_length=names.NAME_MAX, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")]
+    name: Annotated[str, Field(min_length=1, max_length=names.NAME_MAX, pattern=NAME_PATTERN)]
     namespace: str = "default"
     uid: str = ""
     generation: int = 0
@@ -336,8 +460,9 @@ class Metadata(Model):
 class NASExperiment(Model):
     """A neural architecture search."""
 
-    api_version: Literal["archsearch.dev/v1alpha1"] = names.API_VERSION
-    kind: Literal["NASExperiment"] = names.KIND
+    # Items of a list carry neither; a manifest must (see archsearch.spec.load).
+    api_version: Literal["archsearch.dev/v1alpha1"] = "archsearch.dev/v1alpha1"
+    kind: Literal["NASExperiment"] = "NASExperiment"
     metadata: Metadata
     spec: ExperimentSpec
     status: Any = Field(default=None, exclude=True)

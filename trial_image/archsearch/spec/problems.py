@@ -1,4 +1,4 @@
-"""What is wrong with a manifest: field, value, what was expected, what to do. One text for kubectl, the CLI and status."""
+"""What is wrong with a manifest: field, value, what was expected, what to do. One text for the CLI and status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reasons of conditions and verdicts: the words that people match on. Each is documented; none is ever reused for something else."""
+"""Reasons of conditions and verdicts: the words that people match on. Each is documented and means one thing."""
 
 from __future__ import annotations
 

@@ -6,74 +6,108 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from archsearch.spec.base import JsonObject, Model
+from archsearch.spec.base import Count, FreeForm, Model
 
 Short = Annotated[str, StringConstraints(max_length=256)]
 Message = Annotated[str, StringConstraints(max_length=4096)]
 
 
+Generation = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Value = Annotated[str, StringConstraints(max_length=64)]
+
+
 class Condition(Model):
-    type: Short
-    status: Literal["True", "False", "Unknown"]
-    reason: Short
-    message: Message = ""
-    observed_generation: int = 0
-    last_transition_time: Short = ""
+    """One aspect of the experiment's state, by the Kubernetes API conventions."""
+
+    type: Short = Field(description="Accepted, Running, Suspended, Succeeded or Failed.")
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    reason: Short = Field(description="One word that programs can match on.")
+    message: Message = Field(default="", description="The same for people.")
+    observed_generation: Generation = Field(default=0, description="Generation of the spec that this was made from.")
+    last_transition_time: Short = Field(default="", description="When the status last changed.")
 
 
 class TrialCounts(Model):
-    pending: int = 0
-    running: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    pruned: int = 0
-    infeasible: int = 0
-    cached: int = 0
+    """Trials by state."""
+
+    pending: Count = Field(default=0, description="Submitted and waiting for a worker.")
+    running: Count = Field(default=0, description="Leased to a worker.")
+    succeeded: Count = Field(default=0, description="Finished with metrics.")
+    failed: Count = Field(default=0, description="Failed for good.")
+    pruned: Count = Field(default=0, description="Stopped early.")
+    infeasible: Count = Field(default=0, description="Outside the constraints; never trained.")
+    cached: Count = Field(default=0, description="Taken over from an earlier result.")
 
 
 class BestTrial(Model):
-    number: int
-    value: Short = Field(default="", description="Value of the first objective, a decimal number in a string.")
-    metrics: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict)
-    architecture: JsonObject = Field(default_factory=dict)
+    """A trial worth naming."""
+
+    number: Count = Field(description="Number of the trial.")
+    value: Value = Field(default="", description="Value of the first objective, a decimal number in a string.")
+    metrics: Annotated[dict[str, Value], Field(max_length=64)] = Field(
+        default_factory=dict, description="Final metrics, decimal numbers in strings."
+    )
+    architecture: FreeForm = Field(default_factory=dict, description="The architecture, a decision for each choice.")
 
 
 class Verdict(Model):
     """What the driver says of the experiment; the operator makes conditions and Events of it."""
 
-    accepted: bool | None = Field(default=None, description="None until strategy, evaluator, objectives and space are checked.")
-    state: Literal["", "Running", "Suspended", "Succeeded", "Failed"] = ""
-    reason: Short = ""
-    message: Message = ""
+    accepted: bool | None = Field(
+        default=None, description="Absent until strategy, evaluator, objectives and space are checked."
+    )
+    state: Literal["", "Running", "Suspended", "Succeeded", "Failed"] = Field(
+        default="", description="Running, Suspended, Succeeded or Failed."
+    )
+    reason: Short = Field(default="", description="One word that programs can match on.")
+    message: Message = Field(default="", description="The same for people.")
 
 
 class Waiting(Model):
-    reason: Short = ""
-    message: Message = ""
+    """What the search waits for."""
+
+    reason: Short = Field(default="", description="One word that programs can match on.")
+    message: Message = Field(default="", description="The same for people.")
 
 
 class SearchStatus(Model):
-    stage: Short = ""
+    """How the search stands. Written by the strategy pod, at most once a second."""
+
+    stage: Short = Field(default="", description="Phase of the strategy.")
     progress: Short = Field(default="", description="Finished trials of the most that may run, for example 12/40.")
-    trials: TrialCounts = Field(default_factory=TrialCounts)
-    best: Annotated[list[BestTrial], Field(max_length=5)] = Field(default_factory=list, description="The best trials, best first.")
-    pareto: Annotated[list[BestTrial], Field(max_length=20)] = Field(default_factory=list)
-    failures: Annotated[dict[str, int], Field(max_length=16)] = Field(default_factory=dict, description="Failed attempts by class.")
-    verdict: Verdict = Field(default_factory=Verdict)
-    waiting: Waiting | None = None
-    eta: Short = ""
-    gpu_seconds: int = 0
-    updated_time: Short = ""
+    trials: TrialCounts = Field(default_factory=TrialCounts, description="Trials by state.")
+    best: Annotated[list[BestTrial], Field(max_length=5)] = Field(
+        default_factory=list, description="The best trials, best first."
+    )
+    pareto: Annotated[list[BestTrial], Field(max_length=20)] = Field(
+        default_factory=list, description="With several objectives: trials that no other beats in all of them."
+    )
+    failures: Annotated[dict[str, Count], Field(max_length=16)] = Field(
+        default_factory=dict, description="Failed attempts by class."
+    )
+    verdict: Verdict = Field(default_factory=Verdict, description="What the strategy pod says of the experiment.")
+    waiting: Waiting | None = Field(default=None, description="What the search waits for; absent: nothing.")
+    eta: Short = Field(default="", description="Estimated end.")
+    gpu_seconds: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(default=0, description="GPU seconds used so far.")
+    updated_time: Short = Field(default="", description="When this was written.")
 
 
 class ExperimentStatus(Model):
-    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
-    search: SearchStatus | None = None
-    state: Short = ""
-    storage_uri: Annotated[str, StringConstraints(max_length=1400)] = ""
-    start_time: Short = ""
-    completion_time: Short = ""
-    observed_generation: int = 0
+    """How the experiment stands. `search` is the strategy pod's, everything else the operator's."""
+
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="Accepted, Running, Suspended, Succeeded, Failed.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    search: SearchStatus | None = Field(default=None, description="How the search stands.")
+    state: Short = Field(default="", description="One word for the column, made from the conditions.")
+    storage_uri: Annotated[str, StringConstraints(max_length=1400)] = Field(
+        default="", description="Folder of this run in the store."
+    )
+    start_time: Short = Field(default="", description="When the experiment was first seen.")
+    completion_time: Short = Field(default="", description="When it succeeded or failed.")
+    observed_generation: Generation = Field(default=0, description="Newest generation of the spec that was acted on.")
 
 
 def search_status(status: Any) -> SearchStatus | None:

@@ -14,7 +14,9 @@ class DriverSettings(Model):
     experiment: str
     namespace: str
     uid: str
-    storage: Storage = Field(description="Resolved: the experiment's own, or the chart's default with the Secret that the operator made.")
+    storage: Storage = Field(
+        description="Resolved: the experiment's own, or the chart's default with the Secret that the operator made."
+    )
     trial_image: str = Field(description="Resolved image of the trial pods.")
     image_pull_policy: str = "IfNotPresent"
     gpu_resource: str = "nvidia.com/gpu"
