@@ -1,0 +1,73 @@
+"""Regularized (aging) evolution."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from archsearch.space import Architecture, Rng
+from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
+
+# Mutations of one parent that are tried before a repeat of a known architecture is accepted.
+_ATTEMPTS = 20
+
+
+class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
+    """Aging evolution: mutate the best of a random sample, append the child, let the oldest die.
+
+    Real, Aggarwal, Huang and Le, "Regularized evolution for image classifier architecture search" (AAAI 2019), section 3 and
+    algorithm 1, with the paper's P=100 and S=25. The sample is drawn without replacement. Steady state: every finished trial
+    is followed by a new one, at any concurrency; while fewer than `population` trials are finished, random architectures
+    fill the workers, so that a concurrency above the population does not stall. Failed trials never become parents.
+    """
+
+    class Config(StrategyConfig):
+        population: int = Field(default=100, ge=2, le=100_000, description="Architectures that live at one time (P).")
+        sample: int = Field(default=25, ge=1, le=100_000, description="Candidates for each parent (S), drawn without replacement.")
+
+        @model_validator(mode="after")
+        def _bounded(self) -> Self:
+            if self.sample > self.population:
+                raise ValueError(
+                    f"sample is {self.sample}, more than population {self.population}: the sample is drawn from the population"
+                )
+            return self
+
+    async def search(self, run: Run) -> None:
+        alive: deque[Trial] = deque(maxlen=self.config.population)
+        seen: set[str] = set()
+        size = run.space.size()
+
+        def propose() -> Architecture | None:
+            if len(seen) >= size:
+                return None
+            founding = len(alive) + run.outstanding < self.config.population
+            child = _unseen(run, seen, None if founding or not alive else self._parent(alive, run.rng))
+            seen.add(run.space.hash(child))
+            return child
+
+        async for trial in run.steady(propose):
+            if trial.ok:
+                alive.append(trial)
+
+    def _parent(self, alive: deque[Trial], rng: Rng) -> Architecture:
+        parent = tournament(list(alive), self.config.sample, rng).architecture
+        assert parent is not None  # only trials of architectures live
+        return parent
+
+
+def _unseen(run: Run, seen: set[str], parent: Architecture | None) -> Architecture:
+    """A mutation of `parent` (a random architecture without one) that was not tried yet, where some attempts find one."""
+    for _ in range(_ATTEMPTS):
+        child = run.space.sample(run.rng) if parent is None else run.space.mutate(parent, run.rng)
+        if run.space.hash(child) not in seen:
+            break
+    return child
+
+
+def tournament(alive: list[Trial], size: int, rng: Rng) -> Trial:
+    """The best of `size` members drawn without replacement (all, where fewer live); ties go to the older."""
+    drawn = rng.sample(alive, min(size, len(alive)))
+    return max(drawn, key=lambda trial: (trial.score, -trial.number))

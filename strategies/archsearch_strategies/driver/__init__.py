@@ -1,0 +1,1 @@
+"""The driver: runs one strategy durably, over a ledger, with workers that lease trials."""
