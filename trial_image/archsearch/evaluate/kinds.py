@@ -47,10 +47,13 @@ class Setup:
         """Declared metrics; None for user code, which declares none."""
         return self.evaluator.metrics(self.evaluator.config) if isinstance(self.evaluator, Evaluator) else None
 
-    def scaling(self) -> JsonObject | None:
-        """How raw data become inputs, as architecture.json tells it; None for user code."""
-        found = self.evaluator.scaling() if isinstance(self.evaluator, Evaluator) else None
-        return found.to_json() if found is not None else None
+    def input(self) -> JsonObject:
+        """``{shape, scaling}`` of one input, as architecture.json tells it; null what is not known."""
+        scaling = self.evaluator.scaling() if isinstance(self.evaluator, Evaluator) else None
+        return {
+            "shape": list(self.input_shape) if self.input_shape is not None else None,
+            "scaling": scaling.to_json() if scaling is not None else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -178,15 +181,7 @@ def _evaluate(context: TrialContext) -> KindResult:
     setup = set_up(context.assignment.evaluator, context.assignment.model_space)
     found, metrics = train(context, setup)
     if found is not None:
-        context.final_weights(
-            found.model.state_dict(),
-            {
-                "input": {
-                    "shape": list(setup.input_shape) if setup.input_shape is not None else None,
-                    "scaling": setup.scaling(),
-                }
-            },
-        )
+        context.final_weights(found.model.state_dict(), {"input": setup.input()})
     return KindResult(metrics)
 
 

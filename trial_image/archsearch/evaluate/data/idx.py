@@ -65,7 +65,7 @@ class IdxFolder(DataSet):
     remedy: ClassVar[str] = "give the folder of the IDX files as dataPath"
 
     @cached_property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # a cached property is a property
+    def shape(self) -> tuple[int, ...]:
         file = self._file("train-images-idx3-ubyte")
         try:
             with _open(file) as stream:
@@ -75,7 +75,7 @@ class IdxFolder(DataSet):
         return (1, height, width)
 
     @cached_property
-    def classes(self) -> int:  # type: ignore[override]
+    def classes(self) -> int:
         return int(read_idx(self._file("train-labels-idx1-ubyte"), 1).max(initial=0)) + 1
 
     def load(self) -> Arrays:
