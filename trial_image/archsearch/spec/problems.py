@@ -9,7 +9,7 @@ from typing import Any
 
 from archsearch.errors import UserError
 
-_MISSING = object()
+MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Problem:
 
     path: str
     message: str
-    value: Any = _MISSING
+    value: Any = MISSING
     remedy: str = ""
 
     def __str__(self) -> str:
         text = f"{self.path}: {self.message}"
-        if self.value is not _MISSING:
+        if self.value is not MISSING:
             text += f" (it is {_show(self.value)})"
         return f"{text}; {self.remedy}" if self.remedy else text
 
