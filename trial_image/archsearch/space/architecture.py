@@ -11,8 +11,9 @@ from archsearch.space.errors import ArchitectureError, shown
 
 
 class Architecture(Mapping[str, Decision]):
-    """``{choice: decision}``: a candidate's name, an ordinal's value, or a tuple of chosen inputs. Hashable and equal by content.
+    """``{choice: decision}``: a candidate's name, an ordinal's value, or a tuple of chosen inputs.
 
+    Hashable and equal by content.
     `SearchSpace.validate` tells whether it belongs to a space; by itself it is only well-formed.
 
     Raises:

@@ -13,10 +13,11 @@ _encode_string = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def canonical_json(value: Any) -> str:
-    """The canonical text of a JSON value: members sorted by UTF-16 code units, no white space, numbers as ECMAScript writes them.
+    """The canonical text of a JSON value: members sorted by UTF-16 code units, no space, numbers as in ECMAScript.
 
     Raises:
-        ValueError: not a JSON value (NaN, infinity, an integer beyond 2**53 − 1, a key that is no string, a lone surrogate).
+        ValueError: not a JSON value (NaN, infinity, an integer beyond 2**53 − 1, a key that is no string, a lone
+            surrogate).
     """
     parts: list[str] = []
     _write(value, parts)

@@ -22,7 +22,7 @@ MAX_CANDIDATES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """Holds when the decision of `choice` is one of `values`; for a subset, when any of `values` is among the chosen inputs.
+    """Holds when the decision of `choice` is one of `values`; for a subset, when any of `values` is among the chosen.
 
     A term on a choice that is not active never holds.
     """
@@ -45,9 +45,9 @@ class Choice(ABC):
 
     Attributes:
         name: the key in an architecture.
-        when: alternatives, each a list of terms on earlier choices; the choice is active when every term of one alternative
-            holds. Empty: always active.
-        members: the places in a model that share this decision. An architecture may name a member instead of the choice.
+        when: alternatives, each a list of terms on earlier choices; the choice is active when every term of one
+            alternative holds. Empty: always active.
+        members: the places in a model that share this decision. An architecture may name a member instead.
     """
 
     name: str
@@ -194,7 +194,7 @@ class _OneOf(Choice):
         if len(options) == 1:
             return None
         index = rng.integer(len(options) - 1)
-        return options[index if index < options.index(decision) else index + 1]  # type: ignore[arg-type]
+        return options[index if index < options.index(decision) else index + 1]
 
     def signatures(self, terms: Sequence[Term]) -> dict[tuple[bool, ...], int]:
         counts: dict[tuple[bool, ...], int] = {}
@@ -275,7 +275,7 @@ class Ordinal(_OneOf):
         return f"one of {listed(map(repr, self.values))}"
 
     def encode(self, decision: Decision) -> list[float]:
-        return [self.values.index(decision) / max(len(self.values) - 1, 1)]  # type: ignore[arg-type]
+        return [self.values.index(decision) / max(len(self.values) - 1, 1)]
 
     def decode(self, numbers: Sequence[float]) -> Decision:
         last = len(self.values) - 1
@@ -289,7 +289,8 @@ class Ordinal(_OneOf):
 class Subset(Choice):
     """`choose` of several inputs; None: any number of them, none and all included.
 
-    Inputs are named by strings or numbered from 0. Decision: a tuple of inputs in the order of `candidates`. Encoding: multi-hot.
+    Inputs are named by strings or numbered from 0. Decision: a tuple of inputs in the order of `candidates`. Encoding:
+    multi-hot.
     """
 
     candidates: tuple[int | str, ...]

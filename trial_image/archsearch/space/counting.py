@@ -1,7 +1,8 @@
 """Exact size and direct indexing of spaces with conditions and constraints.
 
-Choices are taken in order. What the rest of the space can depend on is a small *state*: which terms, that later conditions ask
-for, hold; and the running totals of constraints that are not closed yet. Counting completions per state costs choices × states.
+Choices are taken in order. What the rest of the space can depend on is a small *state*: which terms, that later
+conditions ask for, hold; and the running totals of constraints that are not closed yet. Counting completions per state
+costs choices × states.
 """
 
 from __future__ import annotations

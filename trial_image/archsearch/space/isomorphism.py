@@ -1,4 +1,4 @@
-"""Named canonicalisers: functions that give architectures which compute the same one form, so that they can hash alike."""
+"""Named canonicalisers: they give architectures that compute the same one form, so that these can hash alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KNOWN: dict[str, Canonicaliser] = {}
 
 
 def register_canonicaliser(name: str, function: Canonicaliser) -> None:
-    """Make `function` known in this process: it maps an architecture to a JSON value, equal for equivalent architectures.
+    """Make `function` known here: it maps an architecture to a JSON value, equal for equivalent architectures.
 
     Raises:
         SpaceError: the name stands for another function.
@@ -34,23 +34,28 @@ def canonicaliser(name: str) -> Canonicaliser:
     except KeyError:
         known = listed(sorted(_KNOWN))
         raise SpaceError(
-            f"no canonicaliser named {name!r} is registered here (known: {known}); import the package that provides the space"
+            f"no canonicaliser named {name!r} is registered here (known: {known}); "
+            "import the package that provides the space"
         ) from None
 
 
 def nasbench201_form(architecture: Architecture) -> str:
-    """The function that a NAS-Bench-201 cell computes, as an expression over its input.
+    """The function that a NAS-Bench-201 cell computes, as an expression over its input x; # is zero.
 
-    A node is the unordered sum of its incoming edges and a skip connection is the identity, so cells that differ only in the
-    numbering of equal nodes get one form. Over the 15,625 cells there are 6,466 forms, the number that Dong and Yang 2020
-    ("NAS-Bench-201", section 2.1) count as unique. An edge `none` stays a summand of its own, as in that count.
+    A node is the sum of its incoming edges in sorted order, a skip connection is the identity, and an edge is zero when
+    its operation is `none` or its source is zero. Cells that differ only in the numbering of equal nodes get one form.
+    This is the benchmark's own grouping (Dong and Yang 2020, "NAS-Bench-201", section 2.1) of the 15,625 cells into
+    6,466: sums inside a sum keep their place, so that the group of some cells rests on the characters' order # ( x.
     """
     nodes = ["x"]
     for target in range(1, 4):
         summands = []
         for source in range(target):
-            operation = architecture[f"edge_{source}_{target}"]
-            summands.append(nodes[source] if operation == "skip_connect" else f"{operation}({nodes[source]})")
+            operation, node = architecture[f"edge_{source}_{target}"], nodes[source]
+            if operation == "none" or node == "#":
+                summands.append("#")
+            else:
+                summands.append(node if operation == "skip_connect" else f"({node})@{operation}")
         nodes.append("+".join(sorted(summands)))
     return nodes[-1]
 

@@ -1,7 +1,7 @@
 """NNI's search-space JSON (classic NAS, 1.x and 2.x) and its architecture JSON, in and out.
 
-``{key: {"_type": "layer_choice", "_value": [names]}}``, ``{key: {"_type": "input_choice", "_value": {"candidates": [...],
-"n_chosen": k|null}}}`` and, for values, ``{key: {"_type": "choice", "_value": [values]}}``. An architecture is
+``{key: {"_type": "layer_choice", "_value": [names]}}``, ``{key: {"_type": "input_choice", "_value": {"candidates":
+[...], "n_chosen": k|null}}}`` and, for values, ``{key: {"_type": "choice", "_value": [values]}}``. An architecture is
 ``{key: {"_value": name|[names], "_idx": i|[i...]}}``.
 """
 
@@ -56,7 +56,7 @@ def _inputs(names: list[Any]) -> tuple[int | str, ...]:
 
 
 def space_to_nni(space: SearchSpace) -> dict[str, Any]:
-    """NNI's JSON of a space. Conditions have no form there and are left out: decisions of inactive choices are then ignored.
+    """NNI's JSON of a space. Conditions have no form there and are left out; decisions of inactive choices are ignored.
 
     Raises:
         SpaceError: the space has constraints, which NNI's JSON cannot carry.
@@ -75,7 +75,9 @@ def space_to_nni(space: SearchSpace) -> dict[str, Any]:
 
 
 def architecture_from_nni(space: SearchSpace, document: Any) -> Architecture:
-    """The architecture of NNI's JSON, validated. Each decision may be NNI's object or bare: a name, an index, a list, a multi-hot.
+    """The architecture of NNI's JSON, validated.
+
+    Each decision may be NNI's object or bare: a name, an index, a list, a multi-hot list.
 
     Raises:
         ArchitectureError: not an architecture of this space; the text names the choice.

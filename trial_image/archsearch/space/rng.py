@@ -1,7 +1,7 @@
 """Random numbers that are the same on every platform, Python and library version.
 
-The generator is SHAKE-128 (FIPS 202) over (key, block number): words of 64 bits, little endian, drawn in order. Only integer
-operations and IEEE 754 basic operations with the square root are used (no libm), so every result is exact everywhere.
+The generator is SHAKE-128 (FIPS 202) over (key, block number): words of 64 bits, little endian, drawn in order. Only
+integer operations and IEEE 754 basic operations with the square root are used (no libm), so every result is exact.
 """
 
 from __future__ import annotations

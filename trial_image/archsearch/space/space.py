@@ -29,8 +29,8 @@ class SearchSpace:
     Args:
         choices: in order; a condition may only ask for earlier choices.
         constraints: declarative bounds; every operation keeps them, and `size` counts with them.
-        predicates: names of Python predicates that user code provides, or the predicates themselves by name. Predicates that
-            are not held here (only their name is) are not checked: workers do.
+        predicates: names of Python predicates that user code provides, or the predicates themselves by name. Predicates
+            that are not held here (only their name is) are not checked: workers do.
         canonicaliser: name of a registered function that gives isomorphic architectures one form; "": none.
 
     Raises:
@@ -42,7 +42,7 @@ class SearchSpace:
         choices: Iterable[Choice],
         *,
         constraints: Iterable[Constraint] = (),
-        predicates: Mapping[str, Predicate] | Sequence[str] = (),
+        predicates: Mapping[str, Predicate | None] | Sequence[str] = (),
         canonicaliser: str = "",
     ) -> None:
         self._choices = tuple(choices)
@@ -101,7 +101,7 @@ class SearchSpace:
         return SearchSpace(
             self._choices,
             constraints=self._constraints,
-            predicates={**self._predicates, **predicates},  # type: ignore[arg-type]
+            predicates={**self._predicates, **predicates},
             canonicaliser=self._canonicaliser,
         )
 
@@ -135,8 +135,8 @@ class SearchSpace:
         """The architecture in its own form: decisions of inactive choices dropped, members replaced by their choice.
 
         Raises:
-            ArchitectureError: an unknown choice, a choice without decision, a decision that is none of the choice's, a broken
-                constraint. The text names the choice and its places in the model.
+            ArchitectureError: an unknown choice, a choice without decision, a decision that is none of the choice's, a
+                broken constraint. The text names the choice and its places in the model.
         """
         if isinstance(architecture, Architecture) and architecture._space is self:
             return architecture
@@ -214,7 +214,7 @@ class SearchSpace:
         return self._draw(lambda: self._complete(take), "cross")
 
     def neighbours(self, architecture: Mapping[str, Any], rng: Rng | None = None) -> Iterator[Architecture]:
-        """Every architecture that one changed decision makes, in order, lazily; those that break a constraint are left out.
+        """Every architecture that one changed decision makes, in order, lazily; broken constraints are left out.
 
         Choices that become active are sampled where `rng` is given, and take their first candidate otherwise.
         """
@@ -244,7 +244,7 @@ class SearchSpace:
         return self._made(self._counter.at(index))
 
     def enumerate(self, start: int = 0) -> Iterator[Architecture]:
-        """All architectures from an index on, lazily; the last choice varies fastest. Those that fail a predicate are left out."""
+        """All architectures from an index on, lazily, less those that a predicate refuses; the last choice varies fastest."""
         for index in range(start, self._counter.size):
             architecture = self.at(index)
             if not self._refused(architecture):
@@ -288,8 +288,8 @@ class SearchSpace:
     def encode(self, architecture: Mapping[str, Any]) -> list[float]:
         """A vector of numbers in [0, 1], as long for every architecture, equal only for equal ones.
 
-        One-hot for categorical choices, the scaled rank for ordinals, multi-hot for subsets. A choice with a condition is
-        preceded by 1 where it is active; where it is not, all its numbers are 0.
+        One-hot for categorical choices, the scaled rank for ordinals, multi-hot for subsets. A choice with a condition
+        is preceded by 1 where it is active; where it is not, all its numbers are 0.
         """
         data, vector = self.validate(architecture)._data, list[float]()
         for choice in self._choices:
@@ -374,7 +374,8 @@ class SearchSpace:
                 )
             if given.setdefault(name, decision) != decision:
                 raise ArchitectureError(
-                    f"{self._by_name[name].where} is one decision, but the architecture gives it {shown(given[name])} and {shown(decision)}"
+                    f"{self._by_name[name].where} is one decision, but the architecture gives it "
+                    f"{shown(given[name])} and {shown(decision)}"
                 )
         return given
 
@@ -414,8 +415,8 @@ class SearchSpace:
                 broken[refused] = broken.get(refused, 0) + 1
         most = max(broken, key=lambda name: broken[name])
         raise SpaceError(
-            f"cannot {verb}: none of {ATTEMPTS} random architectures satisfies the constraints (most often broken: {most!r}); "
-            "loosen them"
+            f"cannot {verb}: none of {ATTEMPTS} random architectures satisfies the constraints "
+            f"(most often broken: {most!r}); loosen them"
         )
 
 
