@@ -1,4 +1,4 @@
-"""How an architecture becomes metrics: evaluators, data sets, user code, export. The configuration models import without torch."""
+"""How an architecture becomes metrics: evaluators, data sets, user code, export. Configuration models need no torch."""
 
 from archsearch.evaluate.base import Evaluator, EvaluatorConfig
 

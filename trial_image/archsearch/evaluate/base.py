@@ -26,8 +26,8 @@ class EvaluatorConfig(Model):
 class Evaluator(ABC):
     """Trains one plain network and measures it.
 
-    Third parties register subclasses under the entry point group ``archsearch.evaluators``. The module of a subclass must
-    import without torch (`Config` and the class methods run where there is none); `evaluate` imports what it needs.
+    Third parties register subclasses under the entry point group ``archsearch.evaluators``. The module of a subclass
+    must import without torch (`Config` and the class methods run where there is none); `evaluate` imports it.
     """
 
     Config: ClassVar[type[EvaluatorConfig]] = EvaluatorConfig
@@ -67,7 +67,7 @@ class Evaluator(ABC):
 
     @classmethod
     def input_shape(cls, config: Any) -> tuple[int, ...] | None:
-        """Shape of one input without the batch; None where the evaluator does not know it. May read a data set's header."""
+        """Shape of one input without the batch; None where it is not known. May read a data set's header."""
         return None
 
     @classmethod

@@ -38,7 +38,8 @@ class Bundle:
             raise StoreError(f"{self.store.uri}/{MANIFEST} is damaged: {error}; export the model again") from error
         if version != FORMAT_VERSION:
             raise UserError(
-                f"{self.store.uri} has the format version {version}, this archsearch reads {FORMAT_VERSION}: use a newer one"
+                f"{self.store.uri} has the format version {version}, this archsearch reads {FORMAT_VERSION}: "
+                "use a newer one"
             )
 
     def read(self, name: str) -> bytes:
@@ -71,12 +72,13 @@ class Bundle:
             raise StoreError(f"{self.store.uri}/{ARCHITECTURE} is damaged: {error}") from error
         if version != FORMAT_VERSION:
             raise UserError(
-                f"{self.store.uri}/{ARCHITECTURE} has the format version {version}, this archsearch reads {FORMAT_VERSION}"
+                f"{self.store.uri}/{ARCHITECTURE} has the format version {version}, this archsearch reads "
+                f"{FORMAT_VERSION}: use a newer one"
             )
         return dict(document)
 
     def write_code(self, declared: Mapping[str, Any], directory: Path) -> None:
-        """Write the copy of the user's code below `directory`, after checking it against `declared` (`code` of architecture.json)."""
+        """Write the copy of the user's code below `directory`, if `declared` (`code` of architecture.json) fits it."""
         names = [name.removeprefix(f"{CODE}/") for name in self.files if name.startswith(f"{CODE}/")]
         code = {name: self.read(f"{CODE}/{name}") for name in sorted(names)}
         if code_digest(code) != declared.get("digest"):
@@ -97,8 +99,8 @@ def _locate(store: Store) -> tuple[Store, bytes]:
         except KeyMissing:
             continue
     raise UserError(
-        f"{store.uri} holds no exported model: neither {FOLDER}/{MANIFEST} nor {MANIFEST} is there; give the folder or URI of a "
-        "finished run, or of a model"
+        f"{store.uri} holds no exported model: neither {FOLDER}/{MANIFEST} nor {MANIFEST} is there; "
+        "give the folder or URI of a finished run, or of a model"
     )
 
 

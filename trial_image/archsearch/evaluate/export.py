@@ -1,4 +1,4 @@
-"""Export of a trained network, and the way back: `load`. Weights are safetensors; nothing is ever unpickled. Imports torch."""
+"""Export of a trained network, and the way back: `load`. Weights are safetensors, never a pickle. Imports torch."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def load(
 ) -> nn.Module:
     """The exported network of a run, with its weights, in eval mode on the CPU.
 
-    Its inputs are float32 of shape (batch, *input.shape*), scaled as ``(raw / divisor - mean) / std`` by channel with the
-    constants in ``module.archsearch["input"]["scaling"]``; ``module.archsearch`` is the content of architecture.json.
+    Its inputs are float32 of shape (batch, *input.shape*), scaled as ``(raw / divisor - mean) / std`` by channel with
+    the constants in ``module.archsearch["input"]["scaling"]``; ``module.archsearch`` is what architecture.json holds.
 
     Args:
         uri: Folder or URI of a run, or of a model (`best/` of a run, or a copy of it).
@@ -94,11 +94,11 @@ def _rebuild(document: JsonObject, where: str) -> nn.Module:
 
 
 def run_export(context: TrialContext) -> kinds.KindResult:
-    """Write the assignment's trained network below ``context.artifacts``: what `load` reads, and a torch.export program.
+    """Write the trained network below ``context.artifacts``: what `load` reads, and a torch.export program.
 
-    The weights come from the checkpoint that ``params.checkpoint`` names; where none was kept, the network is trained again
-    from the trial's own seed. The program is for others; when torch cannot trace the network the rest is exported all the
-    same, and the payload says why.
+    The weights come from the checkpoint that ``params.checkpoint`` names; where none was kept, the network is trained
+    again from the trial's own seed. The program is for others; when torch cannot trace the network the rest is exported
+    all the same, and the payload says why.
 
     Raises:
         UserError: as for an evaluate trial; or the checkpoint is of another architecture.
@@ -117,7 +117,7 @@ def run_export(context: TrialContext) -> kinds.KindResult:
     if network is None:
         raise UserError(
             f"{assignment.evaluator.python} is plain trial code, which hands over no weights: call "
-            "archsearch.trial.context.current().final_weights(model.state_dict()) in it, so that there is something to export"
+            "archsearch.trial.context.current().final_weights(model.state_dict()) in it to have them exported"
         )
     if kept is not None:
         try:
@@ -142,7 +142,7 @@ def write_model(model: nn.Module, network: kinds.Network, inputs: JsonObject, di
         directory: Made if need be.
 
     Returns:
-        ``{files, program, message}``: program is ``dynamic``, ``static`` (batch of one only) or null, then message says why.
+        ``{files, program, message}``: program is ``dynamic``, ``static`` (batches of one) or null; message says why.
     """
     directory.mkdir(parents=True, exist_ok=True)
     document: JsonObject = {

@@ -1,4 +1,4 @@
-"""What a trial child does for each kind of trial. Imports torch: only trial children and the zygote import this module."""
+"""What a trial child does for each kind of trial. Imports torch: for trial children and the zygote."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run_kind(context: TrialContext) -> KindResult:
     """Run the trial that `context.assignment` describes, in this process.
 
     describe:
-        payload ``{space, digest, inputShape, classes, metrics}``: the space's document and what the evaluator tells of it.
+        payload ``{space, digest, inputShape, classes, metrics}``: the space's document, what the evaluator says.
     evaluate:
         the final metrics; the final weights go to ``context.final_weights``.
     export:

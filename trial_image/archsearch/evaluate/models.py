@@ -1,4 +1,4 @@
-"""From a manifest's modelSpace to a network: a zoo entry or the user's class, with arguments that the data fill in. Imports torch."""
+"""From a manifest's modelSpace to a network: a zoo entry or the user's class, arguments filled in. Imports torch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def build_space(
 ) -> tuple[nn.Module, ModelSpace]:
     """The network with all its choices, and the modelSpace with every argument that was filled in.
 
-    ``classes``, ``input_channels`` and ``input_size`` are given from the data to a zoo entry that takes them, and to a user's class
-    that demands them, unless ``args`` names them. The random state must be seeded: weights are drawn here.
+    ``classes``, ``input_channels`` and ``input_size`` are given from the data to a zoo entry that takes them, and to a
+    user's class that demands them, unless ``args`` names them. The random state must be seeded: weights are drawn here.
 
     Raises:
         UserError: no such space or class, arguments that it does not take, or a constructor that fails.
@@ -66,7 +66,8 @@ def describe_space(model: nn.Module) -> SearchSpace:
     space = describe(model)
     if not space.choices:
         raise UserError(
-            f"{type(model).__name__} has no choices: put archsearch.nn.LayerChoice, InputChoice, ValueChoice or Repeat in it"
+            f"{type(model).__name__} has no choices: put archsearch.nn.LayerChoice, InputChoice, ValueChoice or "
+            "Repeat in it"
         )
     return space
 
@@ -81,8 +82,8 @@ def fixed(
     """
     if digest is not None and space.digest != digest:
         raise UserError(
-            f"the search space of {type(model).__name__} has the digest {space.digest[:12]}, the search was made with {digest[:12]}: "
-            "the code or its arguments changed; use the code that the search used"
+            f"the search space of {type(model).__name__} has the digest {space.digest[:12]}, the search was made with "
+            f"{digest[:12]}: the code or its arguments changed; use the code that the search used"
         )
     chosen = space.validate(architecture)
     try:

@@ -112,7 +112,8 @@ class Trainer:
         mean = float(torch.stack(self.position.losses).mean())
         if not math.isfinite(mean):
             raise BadMetric(
-                f"the training loss is {mean} in epoch {self.position.epoch + 1}, step {self.position.step}: {self._advice()}"
+                f"the training loss is {mean} in epoch {self.position.epoch + 1}, step {self.position.step}: "
+                f"{self._advice()}"
             )
         return mean
 
@@ -129,7 +130,8 @@ class Trainer:
                 output = self.model(batch)
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(
-                f"the network does not take inputs of shape {tuple(batch.shape)} (batch, channels, height, width): {error}"
+                f"the network does not take inputs of shape {tuple(batch.shape)} (batch, channels, height, width): "
+                f"{error}"
             ) from error
         if (
             not isinstance(output, torch.Tensor)
@@ -209,7 +211,7 @@ def make_optimizer(model: nn.Module, config: ClassificationConfig, device: str) 
 
 
 def learning_rate(config: ClassificationConfig, step: int, steps: int) -> float:
-    """The rate of a step counted from the start of training; cosine to 0 without restarts (Loshchilov & Hutter 2017)."""
+    """The rate of a step counted from the start; cosine to 0 without restarts (Loshchilov & Hutter 2017)."""
     if config.schedule == "constant":
         return config.learning_rate
     return 0.5 * config.learning_rate * (1 + math.cos(math.pi * step / (config.epochs * steps)))

@@ -1,4 +1,4 @@
-"""The user's own code: found by module:attribute, called by its signature, its mistakes told in words. Imports no torch."""
+"""The user's own code: found by module:attribute, called by its signature, mistakes told in words. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def import_target(target: str) -> Any:
     """The object that `target` (module:attribute) names.
 
     Raises:
-        UserError: the module is not there or does not import, or has no such attribute; names what was looked for and where.
+        UserError: the module is not there, does not import, or lacks the attribute; tells what was sought and where.
     """
     module_name, _, attribute = target.partition(":")
     try:
@@ -39,8 +39,8 @@ def import_target(target: str) -> Any:
         parents = {module_name[:end] for end in _ends(module_name)}
         if error.name in parents:
             raise UserError(
-                f"{target}: there is no module {error.name!r} in {_places()}; put {error.name.replace('.', '/')}.py there, "
-                "or correct the name"
+                f"{target}: there is no module {error.name!r} in {_places()}; put "
+                f"{error.name.replace('.', '/')}.py there, or correct the name"
             ) from error
         raise UserError(
             f"{target}: module {module_name!r} imports {error.name!r}, which is not installed here{_at(error)}; "
@@ -55,7 +55,8 @@ def import_target(target: str) -> Any:
             )
             place = getattr(sys.modules[module_name], "__file__", None) or module_name
             raise UserError(
-                f"{target}: {module_name!r} ({place}) has no {attribute!r}; it has {', '.join(public[:20]) or 'nothing'}"
+                f"{target}: {module_name!r} ({place}) has no {attribute!r}; it has "
+                f"{', '.join(public[:20]) or 'nothing'}"
             )
         found = getattr(found, part)
     return found
@@ -145,7 +146,8 @@ def _leading(target: str, parameters: list[Parameter]) -> tuple[list[Parameter],
         return [], parameters
     if len(positional) == 1 and positional[0].name != "model":
         raise UserError(
-            f"evaluator.python {target} takes one argument, {positional[0].name!r}; {_FORMS}; call it model if it is the network"
+            f"evaluator.python {target} takes one argument, {positional[0].name!r}; {_FORMS}; "
+            "call it model if it is the network"
         )
     takes_context = len(positional) >= 2 and (positional[1] in required or positional[1].name == "context")
     leading = positional[: 2 if takes_context else 1]
@@ -162,12 +164,14 @@ def _check_options(target: str, parameters: list[Parameter], config: Mapping[str
     unknown = [] if open_ended else sorted(set(config) - set(named))
     if unknown:
         raise UserError(
-            f"spec.evaluator.config.{unknown[0]}: {target} takes no such keyword; it takes {', '.join(sorted(named)) or 'none'}"
+            f"spec.evaluator.config.{unknown[0]}: {target} takes no such keyword; it takes "
+            f"{', '.join(sorted(named)) or 'none'}"
         )
     lacking = sorted(
         name for name, parameter in named.items() if parameter.default is Parameter.empty and name not in config
     )
     if lacking:
         raise UserError(
-            f"evaluator.python {target} needs {', '.join(lacking)}: give it in spec.evaluator.config, or a default in the code"
+            f"evaluator.python {target} needs {', '.join(lacking)}: give it in spec.evaluator.config, "
+            "or a default in the code"
         )

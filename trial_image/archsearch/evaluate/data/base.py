@@ -1,4 +1,4 @@
-"""What a data set is: arrays in memory, with the shape and the scaling that a network needs. Imports neither torch nor a data package."""
+"""What a data set is: arrays in memory, with the shape and the scaling that a network needs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Raw images and labels: uint8 (N, channels, height, width) and int64 (N,). `test` is None for data without a test set."""
+    """Raw images and labels: uint8 (N, channels, height, width) and int64 (N,). No test set: None."""
 
     inputs: NDArray[np.uint8]
     labels: NDArray[np.int64]

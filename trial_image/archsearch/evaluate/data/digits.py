@@ -14,7 +14,7 @@ _FILE = "digits.csv.gz"
 
 
 class Digits(DataSet):
-    """Read from scikit-learn's own file without importing scikit-learn, whose import takes longer than a short trial."""
+    """Read from scikit-learn's own file without importing it: its import takes longer than a short trial."""
 
     name: ClassVar[str] = "digits"
     divisor: ClassVar[float] = 16.0

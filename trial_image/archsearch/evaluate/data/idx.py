@@ -1,4 +1,4 @@
-"""Folders of IDX files, the format of MNIST and its successors: train-/t10k- images-idx3-ubyte and labels-idx1-ubyte, plain or .gz."""
+"""Folders of IDX files, the format of MNIST and its successors: {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]"""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
         raise UserError(f"{file} cannot be read: {error}; fetch the data set again") from error
     if len(data) != math.prod(shape):
         raise UserError(
-            f"{file} holds {len(data)} bytes of data, its header says {math.prod(shape)} {shape}: fetch the data set again"
+            f"{file} holds {len(data)} bytes of data, its header says {math.prod(shape)} {shape}: "
+            "fetch the data set again"
         )
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
@@ -48,8 +49,8 @@ def _header(stream: IO[bytes], file: Path, dimensions: int) -> tuple[int, ...]:
     magic = stream.read(4)
     if len(magic) != 4 or magic[:2] != b"\0\0" or magic[2] != _UNSIGNED_BYTE or magic[3] != dimensions:
         raise UserError(
-            f"{file} is no IDX file of unsigned bytes with {dimensions} dimensions: it starts with {magic.hex() or 'nothing'}, "
-            f"expected 000008{dimensions:02x}"
+            f"{file} is no IDX file of unsigned bytes with {dimensions} dimensions: it starts with "
+            f"{magic.hex() or 'nothing'}, expected 000008{dimensions:02x}"
         )
     sizes = stream.read(4 * dimensions)
     if len(sizes) != 4 * dimensions:
