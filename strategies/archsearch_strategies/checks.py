@@ -1,0 +1,185 @@
+"""Everything that a manifest alone tells, beyond its form: names, options, objectives, storage. No torch, no cluster.
+
+`archsearch validate` and the driver run the same checks, so a file that passes here is refused later only for what lies
+outside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from archsearch import registry
+from archsearch.errors import UserError
+from archsearch.spec.base import JsonObject
+from archsearch.spec.experiment import ExperimentSpec, NASExperiment
+from archsearch.spec.explain import problems_of, suggest
+from archsearch.spec.problems import Problem
+from archsearch.spec.unsupported import unsupported_problems
+
+_QUANTITY = re.compile(r"^[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(m|[kMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$")
+
+
+def check_experiment(experiment: NASExperiment) -> list[Problem]:
+    """Every fault that can be told without running anything; an empty list where there is none.
+
+    Names that are registered only in another image (`driver.image`, `trials.image`) are left to that image.
+    """
+    spec = experiment.spec
+    return [
+        *unsupported_problems(spec.to_json()),
+        *_check_strategy(spec),
+        *_check_space(spec),
+        *_check_evaluator(spec),
+        *_check_storage(spec),
+        *_check_resources(spec.trials.template.resources, "spec.trials.template.resources"),
+        *_check_resources(spec.driver.resources, "spec.driver.resources"),
+        *_check_environment(spec),
+    ]
+
+
+def check_config(model: type[BaseModel], config: JsonObject, path: str, within: str) -> tuple[Any, list[Problem]]:
+    """A configuration parsed by its model, or None and its problems.
+
+    Args:
+        model: the `Config` of a strategy or an evaluator.
+        path: where it stands, for example spec.strategy.config.
+        within: whose options they are, for example "strategy 'random'".
+    """
+    try:
+        return model.model_validate_json(json.dumps(config), strict=True, by_alias=True, by_name=False), []
+    except ValidationError as error:
+        return None, problems_of(error, model, config, prefix=path, within=within)
+
+
+def _find(group: registry.Group, name: str, path: str, elsewhere: bool) -> tuple[Any, list[Problem]]:
+    known = registry.registered(group)
+    if name not in known:
+        kind = {"archsearch.strategies": "strategy", "archsearch.spaces": "search space"}.get(group, "evaluator")
+        problem = Problem(path, f"no {kind} is registered under this name", name, suggest(name, known))
+        return None, [] if elsewhere else [problem]
+    try:
+        return registry.find(group, name), []
+    except UserError as error:
+        return None, [Problem(path, str(error), remedy="install what it imports")]
+
+
+def _check_strategy(spec: ExperimentSpec) -> Iterator[Problem]:
+    name = spec.strategy.name
+    strategy, problems = _find("archsearch.strategies", name, "spec.strategy.name", bool(spec.driver.image))
+    yield from problems
+    if strategy is None:
+        return
+    yield from check_config(strategy.Config, spec.strategy.config, "spec.strategy.config", f"strategy {name!r}")[1]
+    if len(spec.objectives) > 1 and not strategy.several_objectives:
+        metrics = [objective.metric for objective in spec.objectives]
+        yield Problem(
+            "spec.objectives",
+            f"strategy {name!r} improves one metric, and here are {len(metrics)}",
+            metrics,
+            f"keep one, or take a strategy for several: {', '.join(_for_several()) or 'none is registered'}",
+        )
+
+
+def _for_several() -> list[str]:
+    names = registry.registered("archsearch.strategies")
+    return [name for name in names if getattr(_loaded(name), "several_objectives", False)]
+
+
+def _loaded(name: str) -> Any:
+    try:
+        return registry.find("archsearch.strategies", name)
+    except UserError:
+        return None
+
+
+def _check_space(spec: ExperimentSpec) -> Iterator[Problem]:
+    """A space's module imports torch, so only its name is checked here; its arguments are by the describe trial."""
+    zoo = spec.model_space.zoo
+    known = registry.registered("archsearch.spaces")
+    if zoo is not None and zoo.name not in known and not spec.trials.image:
+        message = "no search space is registered under this name"
+        yield Problem("spec.modelSpace.zoo.name", message, zoo.name, suggest(zoo.name, known))
+
+
+def _check_evaluator(spec: ExperimentSpec) -> Iterator[Problem]:
+    name = spec.evaluator.name
+    if name is None:
+        return
+    evaluator, problems = _find("archsearch.evaluators", name, "spec.evaluator.name", bool(spec.trials.image))
+    yield from problems
+    if evaluator is None:
+        return
+    config, problems = check_config(
+        evaluator.Config, spec.evaluator.config, "spec.evaluator.config", f"evaluator {name!r}"
+    )
+    yield from problems
+    if config is None:
+        return
+    declared = list(evaluator.metrics(config))
+    for index, objective in enumerate(spec.objectives):
+        if objective.metric not in declared:
+            yield Problem(
+                f"spec.objectives[{index}].metric",
+                f"evaluator {name!r} reports no such metric, only {', '.join(declared)}",
+                objective.metric,
+                _close(objective.metric, declared),
+            )
+
+
+def _close(word: str, known: list[str]) -> str:
+    hint = suggest(word, known)
+    return hint if hint.startswith("did") else "name one of these"
+
+
+def _check_storage(spec: ExperimentSpec) -> Iterator[Problem]:
+    if not spec.storage.uri:
+        if spec.storage.endpoint:
+            message = "has an endpoint but no uri"
+            yield Problem("spec.storage", message, remedy="give uri: s3://bucket/prefix, or leave the endpoint out")
+        return
+    from archsearch.store import open_store
+
+    try:
+        open_store(spec.storage.uri, endpoint=spec.storage.endpoint, region=spec.storage.region)
+    except UserError as error:
+        field = "endpoint" if "endpoint" in str(error) else "uri"
+        yield Problem(f"spec.storage.{field}", str(error))
+
+
+def _check_resources(resources: JsonObject, path: str) -> Iterator[Problem]:
+    for part, amounts in resources.items():
+        if part not in ("limits", "requests", "claims"):
+            yield Problem(f"{path}.{part}", "no such field", amounts, suggest(part, ["limits", "requests", "claims"]))
+        elif part != "claims":
+            yield from _check_amounts(amounts, f"{path}.{part}")
+
+
+def _check_amounts(amounts: Any, path: str) -> Iterator[Problem]:
+    if not isinstance(amounts, dict):
+        yield Problem(
+            path, "expected a mapping of resources to quantities", amounts, 'for example {cpu: "2", memory: 4Gi}'
+        )
+        return
+    for name, amount in amounts.items():
+        plain = isinstance(amount, (int, float, str)) and not isinstance(amount, bool)
+        if not plain or not _QUANTITY.match(str(amount)):
+            yield Problem(f"{path}.{name}", "expected a quantity", amount, "for example 2, 500m or 4Gi")
+
+
+def _check_environment(spec: ExperimentSpec) -> Iterator[Problem]:
+    for index, variable in enumerate(spec.trials.template.env):
+        path = f"spec.trials.template.env[{index}]"
+        name = variable.get("name")
+        if not isinstance(name, str) or not name:
+            yield Problem(path, "an environment variable needs a name", variable, "write {name: NAME, value: text}")
+        elif name.startswith("ARCHSEARCH_"):
+            yield Problem(
+                f"{path}.name", "names that start with ARCHSEARCH_ are archsearch's own", name, "use another name"
+            )
+        elif "value" in variable and not isinstance(variable["value"], str):
+            yield Problem(f"{path}.value", "expected text", variable["value"], "put it in quotes")
