@@ -53,10 +53,10 @@ class Credentials:
 
 
 class Store(ABC):
-    """A flat map of keys (`a/b/c`, no empty, `.` or `..` part) to bytes below a URI. All methods may be called from any thread.
+    """A flat map of keys (`a/b/c`, no empty, `.` or `..` part) to bytes below a URI. Thread-safe.
 
-    Every method raises StoreUnavailable after its own bounded retries when the store does not answer, and StoreError with
-    the remedy when it refuses.
+    Every method raises StoreUnavailable after its own bounded retries when the store does not answer, and StoreError
+    with the remedy when it refuses.
     """
 
     @property
@@ -107,8 +107,8 @@ class Store(ABC):
         """Write the object only if its key is free; durable when this returns True.
 
         Returns:
-            False when the key exists with another content. A key that exists with exactly `data` counts as created, since
-            the reply to our own write may have been lost: racers must differ in their bytes.
+            False when the key exists with another content. A key that exists with exactly `data` counts as created,
+            since the reply to our own write may have been lost: racers must differ in their bytes.
         """
         for _ in range(100):
             if self._create_once(key, data):

@@ -114,7 +114,7 @@ def verify_directory(directory: Path) -> None:
 
 
 def upload_directory(store: Store, prefix: str, directory: Path) -> None:
-    """Copy a directory that has a manifest below `prefix`, the manifest last. Files that were there under it are replaced.
+    """Copy a directory that has a manifest below `prefix`, the manifest last. Files that were there are replaced.
 
     Raises:
         CheckpointDamaged: the directory has no readable manifest.
@@ -132,7 +132,7 @@ def upload_directory(store: Store, prefix: str, directory: Path) -> None:
 
 
 def download_checkpoint(store: Store, prefix: str, directory: Path) -> bool:
-    """Fetch and verify the checkpoint (or any directory with a manifest) at `prefix`; it appears at `directory` complete.
+    """Fetch and verify the checkpoint (or any directory with a manifest) at `prefix`; `directory` appears complete.
 
     Returns:
         False when there is none or it is damaged; the latter is logged.
@@ -166,7 +166,7 @@ def newest_checkpoint(store: Store, prefix: str, directory: Path) -> Path | None
 
 
 def prune_checkpoints(store: Store, prefix: str, keep: int, protect: Collection[str] = ()) -> list[str]:
-    """Delete all but the newest `keep` checkpoints below `prefix`, manifests first, so that none ever looks whole but is not.
+    """Delete all but the newest `keep` checkpoints below `prefix`, manifests first, so that none half-deleted seems whole.
 
     Args:
         protect: Names, or keys ending in names, of checkpoints that stay.
@@ -249,7 +249,7 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _publish(temporary: Path, directory: Path) -> None:
-    os.chmod(temporary, 0o755)
+    temporary.chmod(0o755)
     if directory.exists():
         replaced = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         directory.rename(replaced / "old")

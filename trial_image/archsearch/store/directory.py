@@ -32,7 +32,7 @@ _TRANSIENT = {
 
 
 class DirectoryStore(Store):
-    """Objects are files. A write goes to a temporary file that is synced and then renamed (`put`) or linked (`create`)."""
+    """Objects are files. Writes go to a temporary file, which is synced, then renamed (`put`) or linked (`create`)."""
 
     def __init__(self, root: Path, prefix: str = "") -> None:
         self._root = root

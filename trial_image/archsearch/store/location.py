@@ -83,8 +83,8 @@ def _bucket_and_prefix(uri: str) -> tuple[str, str]:
     if not rest.startswith("//") or not _BUCKET.match(bucket) or ".." in bucket:
         hint = " (keys belong in a Secret, not in the URI)" if "@" in bucket else ""
         raise UserError(
-            f"storage URI {_shown(uri)!r} has no valid bucket name{hint}: expected s3://BUCKET/PREFIX, a bucket of 3 to 63 "
-            "lower-case letters, digits, dots and hyphens"
+            f"storage URI {_shown(uri)!r} has no valid bucket name{hint}: expected s3://BUCKET/PREFIX, a bucket of "
+            "3 to 63 lower-case letters, digits, dots and hyphens"
         )
     prefix = prefix.strip("/")
     if any(part in {"", ".", ".."} for part in prefix.split("/") if prefix) or set(prefix) & set("?#"):

@@ -36,8 +36,8 @@ _AGAIN = {
 }  # fmt: skip
 _REMEDIES = {
     "NoSuchBucket": "the bucket does not exist; create it or correct the storage URI",
-    "InvalidAccessKeyId": "the service does not know the access key; correct AWS_ACCESS_KEY_ID in the storage Secret or environment",
-    "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SECRET_ACCESS_KEY in the storage Secret or environment",
+    "InvalidAccessKeyId": "the access key is unknown; correct AWS_ACCESS_KEY_ID in the storage Secret or environment",
+    "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SECRET_ACCESS_KEY in the Secret or environment",
     "ExpiredToken": "the session token has expired; renew AWS_SESSION_TOKEN",
     "InvalidToken": "the session token is wrong; correct AWS_SESSION_TOKEN",
     "AccessDenied": "access is denied: the keys are wrong, or have no right to list, read, write and delete here",
@@ -53,7 +53,7 @@ _REMEDIES = {
 
 
 class S3Connection:
-    """One client, made at first use and shared by all stores of a bucket; turns the service's answers into our errors."""
+    """One client, made at first use and shared by all stores of a bucket; makes our errors of the service's answers."""
 
     def __init__(
         self,
@@ -159,8 +159,8 @@ class S3Connection:
             )
         if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
             return StoreError(
-                f"{place}: no keys found; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, a profile, "
-                "or the Secret that storage.secretName names"
+                f"{place}: no keys found; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, a "
+                "profile, or the Secret that storage.secretName names"
             )
         if isinstance(error, boto.SSLError):
             return StoreError(
