@@ -1,4 +1,4 @@
-"""The one way to the API server: plain JSON objects, the official client's connections and credentials, a rate limit, a count."""
+"""The one way to the API server: plain JSON, the official client's connections and credentials, a rate limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from urllib.parse import urlencode
 
 from archsearch.errors import ArchsearchError
@@ -69,7 +68,9 @@ class Transport:
         configuration.connection_pool_maxsize = connections
         self._api = client.ApiClient(configuration)
 
-    def __call__(self, method: str, url: str, body: bytes | None, content_type: str, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
+    def __call__(
+        self, method: str, url: str, body: bytes | None, content_type: str, timeout: float
+    ) -> tuple[int, Mapping[str, str], bytes]:
         headers = {"Accept": "application/json", "User-Agent": FIELD_MANAGER}
         if body is not None:
             headers["Content-Type"] = content_type
@@ -128,7 +129,9 @@ class KubeClient:
 
     async def create(self, body: JsonObject) -> JsonObject:
         meta = body["metadata"]
-        return await self._request("create", "POST", path(body["kind"], meta["namespace"]), body, query={"fieldManager": FIELD_MANAGER})
+        return await self._request(
+            "create", "POST", path(body["kind"], meta["namespace"]), body, query={"fieldManager": FIELD_MANAGER}
+        )
 
     async def apply(self, body: JsonObject, subresource: str = "") -> JsonObject:
         """Server-side apply with our field manager; fields that we own win."""
@@ -172,7 +175,11 @@ class KubeClient:
     async def delete_all(self, kind: str, namespace: str, labels: str) -> None:
         """Delete whatever the labels select, in the background."""
         await self._request(
-            "deletecollection", "DELETE", path(kind, namespace), {"propagationPolicy": "Background"}, query={"labelSelector": labels}
+            "deletecollection",
+            "DELETE",
+            path(kind, namespace),
+            {"propagationPolicy": "Background"},
+            query={"labelSelector": labels},
         )
 
     async def _request(
@@ -184,7 +191,7 @@ class KubeClient:
         *,
         content_type: str = "application/json",
         query: Mapping[str, str] | None = None,
-    ) -> Any:
+    ) -> JsonObject:
         data = None if body is None else json.dumps(body).encode()
         target = url + ("?" + urlencode({k: v for k, v in query.items() if v}) if query else "")
         for attempt in range(1, _ATTEMPTS + 1):
@@ -196,7 +203,7 @@ class KubeClient:
                 await asyncio.sleep(max(error.retry_after, self._retry_seconds * 2 ** (attempt - 1)))
         raise AssertionError("unreachable")
 
-    async def _once(self, verb: str, method: str, url: str, data: bytes | None, content_type: str) -> Any:
+    async def _once(self, verb: str, method: str, url: str, data: bytes | None, content_type: str) -> JsonObject:
         await self._limiter.wait()
         call = functools.partial(self._transport, method, url, data, content_type, self._timeout)
         try:

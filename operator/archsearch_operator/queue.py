@@ -25,8 +25,8 @@ class Backoff:
 class WorkQueue(Generic[Key]):
     """De-duplicating queue of keys. Single event loop, no threads.
 
-    A key added while it is worked on is handed out once more afterwards, so no wake-up is lost. A delayed add never postpones
-    an earlier one.
+    A key added while it is worked on is handed out once more afterwards, so no wake-up is lost. A delayed add never
+    postpones an earlier one.
     """
 
     def __init__(self, backoff: Backoff | None = None, clock: Callable[[], float] = time.monotonic) -> None:

@@ -21,8 +21,12 @@ PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
 class Settings(Model):
     """Everything that the operator can be told. A list is given with commas, an object as JSON."""
 
-    trial_image: str = Field(min_length=1, description="Image of trial and strategy pods of experiments that name none.")
-    image_pull_policy: str = Field(default="IfNotPresent", pattern="^(Always|IfNotPresent|Never)$", description="Pull policy of those pods.")
+    trial_image: str = Field(
+        min_length=1, description="Image of trial and strategy pods of experiments that name none."
+    )
+    image_pull_policy: str = Field(
+        default="IfNotPresent", pattern="^(Always|IfNotPresent|Never)$", description="Pull policy of those pods."
+    )
     gpu_resource: str = Field(default="nvidia.com/gpu", description="Extended resource that counts as a GPU.")
     network_policy: bool = Field(default=False, description="Make NetworkPolicies for the pods of each experiment.")
     driver_resources: JsonObject = Field(
@@ -35,22 +39,38 @@ class Settings(Model):
     storage_endpoint: str = Field(default="", description="URL of its S3-compatible server; empty: AWS.")
     storage_region: str = Field(default="", description="Its region.")
     storage_secret_dir: str = Field(
-        default="", description="Directory with its keys (a mounted Secret), copied into a Secret of each experiment that uses it."
+        default="",
+        description="Directory with its keys (a mounted Secret), copied into a Secret of each experiment that uses it.",
     )
 
     namespace: str = Field(default="default", description="The operator's own namespace, where its Lease lies.")
     identity: str = Field(default="", description="Name of this process in the Lease: the pod's name.")
-    lease_name: str = Field(default="archsearch-operator", description="The Lease that keeps a second operator idle; empty: no guard.")
-    lease_seconds: PositiveSeconds = Field(default=15.0, description="An operator that did not renew for so long has lost the Lease.")
+    lease_name: str = Field(
+        default="archsearch-operator", description="The Lease that keeps a second operator idle; empty: no guard."
+    )
+    lease_seconds: PositiveSeconds = Field(
+        default=15.0, description="An operator that did not renew for so long has lost the Lease."
+    )
 
-    http_port: int = Field(default=names.METRICS_PORT, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0: any free one.")
+    http_port: int = Field(
+        default=names.METRICS_PORT,
+        ge=0,
+        le=65535,
+        description="Port of /healthz, /readyz and /metrics; 0: any free one.",
+    )
     workers: int = Field(default=8, ge=1, le=64, description="Experiments reconciled at the same time.")
     requests_per_second: float = Field(default=20.0, gt=0, description="API requests per second at most, over time.")
     request_burst: int = Field(default=40, ge=1, description="API requests that may be made at once.")
     request_timeout_seconds: PositiveSeconds = Field(default=30.0, description="One API request.")
-    relist_seconds: PositiveSeconds = Field(default=45.0, description="Between two labelled LISTs that correct what the watches missed.")
-    children_seconds: PositiveSeconds = Field(default=600.0, description="Children are applied again this often, against drift.")
-    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged.")
+    relist_seconds: PositiveSeconds = Field(
+        default=45.0, description="Between two labelled LISTs that correct what the watches missed."
+    )
+    children_seconds: PositiveSeconds = Field(
+        default=600.0, description="Children are applied again this often, against drift."
+    )
+    log_level: str = Field(
+        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged."
+    )
 
     @field_validator("watch_namespaces", mode="before")
     @classmethod

@@ -81,7 +81,11 @@ class Store:
             key = key_of(body)
             if key is not None and _version(body) >= _version(listed.get(key, {"metadata": {}})):
                 listed[key] = body
-        wrong = [key for key, body in listed.items() if self._seen.get(key, -1.0) < started and self.observe(body, now) is not None]
+        wrong = [
+            key
+            for key, body in listed.items()
+            if self._seen.get(key, -1.0) < started and self.observe(body, now) is not None
+        ]
         for key in [key for key in self._objects if key not in listed and self._seen[key] < started]:
             del self._objects[key], self._seen[key]
             wrong.append(key)
