@@ -191,6 +191,10 @@ class Run:
         """Trials that may be submitted now without one waiting for a worker."""
         return max(0, self.parallelism - len(self._out))
 
+    def is_out(self, number: int) -> bool:
+        """Whether this trial was submitted and its result not handed over yet."""
+        return number in self._out
+
     def submit(
         self,
         kind: TrialKind | str,

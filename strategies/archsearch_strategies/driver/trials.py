@@ -1,0 +1,289 @@
+"""The table of trials: what a run's records add up to. The driver and every reader of a ledger build the same one."""
+
+from __future__ import annotations
+
+import json
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from archsearch.protocol import FailureClass, MetricPoint, Resources, TrialKind, TrialState
+from archsearch.spec.base import JsonObject
+from archsearch.spec.experiment import Objective
+from archsearch_strategies.driver import records as r
+from archsearch_strategies.strategy import objective_values
+
+COUNTED = frozenset({TrialKind.EVALUATE, TrialKind.SUPERNET, TrialKind.INHERIT})  # what budget.maxTrials counts
+CANDIDATES = frozenset({TrialKind.EVALUATE, TrialKind.INHERIT})  # what may be the best
+FINISHED = frozenset(
+    {TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED, TrialState.INFEASIBLE, TrialState.CACHED}
+)
+REUSABLE = frozenset({TrialState.SUCCEEDED, TrialState.CACHED})
+BEST_KEPT = 20
+POINTS_KEPT = 1000
+
+Identity = tuple[str, str, int, str]
+
+
+@dataclass(slots=True)
+class Lease:
+    """The newest lease of a trial. `digest` is the SHA-256 of its secret."""
+
+    digest: str
+    attempt: int
+    epoch: int
+    counter: int
+    worker: str
+    job: str
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One trial. `number` is None for describe and export, which no table holds."""
+
+    number: int | None
+    kind: TrialKind
+    architecture: JsonObject | None = None
+    hash: str = ""
+    params: JsonObject = field(default_factory=dict)
+    replicate: int = 0
+    seed: int = 0
+    state: TrialState = TrialState.PENDING
+    attempts: int = 0
+    lease: Lease | None = None
+    failures: Counter[FailureClass] = field(default_factory=Counter)  # of the attempts that were tried again
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    values: tuple[float, ...] = ()  # the objectives', larger is better
+    failure: FailureClass | None = None
+    message: str = ""
+    resources: Resources = field(default_factory=Resources)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    payload: Any = None
+    source: int | None = None
+    checkpoint: str | None = None
+    points: list[MetricPoint] = field(default_factory=list)
+    stop: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+    @property
+    def identity(self) -> Identity:
+        """Two trials of a run with the same identity have the same result."""
+        return (self.kind.value, self.hash, self.replicate, json.dumps(self.params, sort_keys=True))
+
+
+class TrialTable:
+    """Applies records one by one. Nothing else changes a trial that has a number."""
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self.objectives = tuple(objectives)
+        self.rows: dict[int, Row] = {}
+        self.by_lease: dict[str, Row] = {}  # of each trial the newest lease
+        self.known: dict[Identity, Row] = {}  # the trial whose result others of its identity share
+        self.unhanded: dict[int, Row] = {}  # finished, and the strategy has not seen it; in the order of the results
+        self.counts: Counter[TrialState] = Counter()
+        self.failures: Counter[FailureClass] = Counter()  # attempts by class
+        self.counted = 0  # submitted trials that the budget counts
+        self.counted_finished = 0
+        self.gpu_seconds = 0.0
+        self.best: list[Row] = []  # best first, by the first objective, ties by number
+        self.pareto: list[Row] = []  # not dominated, by number
+        self.goal: Row | None = None  # the first trial that met every target
+        self.experiment: r.Experiment | None = None
+        self.space: str | None = None
+        self.facts: r.Facts | None = None
+        self.stage = ""
+        self.ended: r.Ended | None = None
+        self.exported: r.Exported | None = None
+        self.suspended = False
+        self.epoch = 0
+        self._active_since: float | None = None
+        self._active = 0.0
+        self._last_time = 0.0
+
+    def replay(self, documents: Iterable[JsonObject]) -> list[r.Record]:
+        """Apply the records of a ledger; gives back those that the strategy's replay needs.
+
+        Raises:
+            LedgerFormatError: a record is of another version.
+        """
+        kept = []
+        for document in documents:
+            record = r.parse(document)
+            self.apply(record)
+            if isinstance(record, r.Facts | r.Handed | r.Memo | r.Submitted | r.Staged | r.StopAsked):
+                kept.append(record)
+        return kept
+
+    def apply(self, record: r.Record) -> None:
+        """Take in one record."""
+        handler = _HANDLERS.get(type(record))
+        if handler is not None:
+            handler(self, record)
+        self._last_time = max(self._last_time, getattr(record, "time", 0.0))
+
+    def elapsed(self, now: float) -> float:
+        """Seconds that the search has been at work: not those suspended, nor those in which no driver ran."""
+        return self._active + (max(0.0, now - self._active_since) if self._active_since is not None else 0.0)
+
+    @property
+    def unfinished(self) -> int:
+        return self.counts[TrialState.PENDING] + self.counts[TrialState.RUNNING]
+
+    def _set(self, row: Row, state: TrialState) -> None:
+        self.counts[row.state] -= 1
+        self.counts[state] += 1
+        row.state = state
+
+    def _experiment(self, record: r.Experiment) -> None:
+        self.experiment = record
+
+    def _opened(self, record: r.Opened) -> None:
+        self._pause(self._last_time)  # a driver that died was at work until its last record
+        self.epoch = record.epoch
+        if not self.suspended and self.ended is None:
+            self._active_since = record.time
+
+    def _pause(self, time: float) -> None:
+        if self._active_since is not None:
+            self._active += max(0.0, time - self._active_since)
+        self._active_since = None
+
+    def _accepted(self, record: r.Accepted) -> None:
+        self.space = record.space
+
+    def _facts(self, record: r.Facts) -> None:
+        self.facts = record
+
+    def _submitted(self, record: r.Submitted) -> None:
+        row = Row(
+            record.number, record.kind, record.architecture, record.hash, record.params, record.replicate, record.seed
+        )
+        self.rows[record.number] = row
+        self.counts[TrialState.PENDING] += 1
+        self.counted += record.kind in COUNTED
+        self.known.setdefault(row.identity, row)
+
+    def _staged(self, record: r.Staged) -> None:
+        self.stage = record.name
+
+    def _stop(self, record: r.StopAsked | r.Stopped) -> None:
+        self.rows[record.number].stop = True
+
+    def _leased(self, record: r.Leased) -> None:
+        row = self.rows[record.number]
+        if row.lease is not None:
+            self.by_lease.pop(row.lease.digest, None)
+        row.lease = Lease(record.lease, record.attempt, record.epoch, record.counter, record.worker, record.job)
+        row.attempts = record.attempt
+        self.by_lease[record.lease] = row
+        self._set(row, TrialState.RUNNING)
+
+    def _reported(self, record: r.Reported) -> None:
+        row = self.rows[record.number]
+        row.points = (row.points + record.points)[-POINTS_KEPT:]
+        row.checkpoint = record.checkpoint or row.checkpoint
+
+    def _returned(self, record: r.Returned) -> None:
+        row = self.rows[record.number]
+        row.failures[record.failure] += 1
+        row.message = record.message
+        self.failures[record.failure] += 1
+        self.gpu_seconds += record.resources.gpu_seconds
+        self._set(row, TrialState.PENDING)
+
+    def _reclaimed(self, record: r.Reclaimed) -> None:
+        self._set(self.rows[record.number], TrialState.RUNNING)
+
+    def _result(self, record: r.Result) -> None:
+        row = self.rows[record.number]
+        self._set(row, record.state)
+        row.metrics, row.failure, row.message = record.metrics, record.failure, record.message
+        row.resources, row.artifacts, row.payload = record.resources, record.artifacts, record.payload
+        row.source = record.source
+        self.unhanded[record.number] = row
+        self.counted_finished += row.kind in COUNTED
+        self.gpu_seconds += record.resources.gpu_seconds
+        if record.failure is not None:
+            self.failures[record.failure] += 1
+        if row.state not in REUSABLE and self.known.get(row.identity) is row:
+            del self.known[row.identity]
+        if row.state in REUSABLE and row.kind in CANDIDATES:
+            self._rank(row)
+
+    def _rank(self, row: Row) -> None:
+        row.values = objective_values(self.objectives, row.metrics)
+        if not row.values:
+            return
+        insort(self.best, row, key=lambda each: (-each.values[0], each.number or 0))
+        del self.best[BEST_KEPT:]
+        if not any(_covers(other.values, row.values) for other in self.pareto):
+            self.pareto = [other for other in self.pareto if not _covers(row.values, other.values)] + [row]
+        if self.goal is None and _meets_targets(self.objectives, row.metrics):
+            self.goal = row
+
+    def _handed(self, record: r.Handed) -> None:
+        self.unhanded.pop(record.number, None)
+
+    def _suspend(self, record: r.Suspended) -> None:
+        self.suspended = True
+        self._pause(record.time)
+
+    def _resume(self, record: r.Resumed) -> None:
+        self.suspended = False
+        self._active_since = record.time
+
+    def _end(self, record: r.Ended) -> None:
+        self.ended = record
+        self._pause(record.time)
+
+    def _export(self, record: r.Exported) -> None:
+        self.exported = record
+
+    def _reopen(self, record: r.Reopened) -> None:
+        self.ended = None
+        self.exported = None
+        self._active_since = record.time
+
+    def _close(self, record: r.Closed) -> None:
+        self._pause(record.time)
+
+
+def _covers(values: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """At least as good everywhere: dominates, or is equal (the earlier of equals stays)."""
+    return all(a >= b for a, b in zip(values, other, strict=True))
+
+
+def _meets_targets(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> bool:
+    aimed = [objective for objective in objectives if objective.target is not None]
+    reached = objective_values(aimed, metrics)
+    wanted = objective_values(aimed, {objective.metric: float(objective.target or 0) for objective in aimed})
+    return bool(aimed) and _covers(reached, wanted)
+
+
+_HANDLERS: dict[type, Callable[[TrialTable, Any], None]] = {
+    r.Experiment: TrialTable._experiment,
+    r.Opened: TrialTable._opened,
+    r.Accepted: TrialTable._accepted,
+    r.Facts: TrialTable._facts,
+    r.Submitted: TrialTable._submitted,
+    r.Staged: TrialTable._staged,
+    r.StopAsked: TrialTable._stop,
+    r.Stopped: TrialTable._stop,
+    r.Leased: TrialTable._leased,
+    r.Reported: TrialTable._reported,
+    r.Returned: TrialTable._returned,
+    r.Reclaimed: TrialTable._reclaimed,
+    r.Result: TrialTable._result,
+    r.Handed: TrialTable._handed,
+    r.Suspended: TrialTable._suspend,
+    r.Resumed: TrialTable._resume,
+    r.Ended: TrialTable._end,
+    r.Exported: TrialTable._export,
+    r.Reopened: TrialTable._reopen,
+    r.Closed: TrialTable._close,
+}

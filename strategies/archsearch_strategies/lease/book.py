@@ -1,0 +1,367 @@
+"""Who has which trial: the queue, the leases, and what becomes of an attempt. No HTTP in here."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from archsearch.errors import ArchsearchError
+from archsearch.protocol import (
+    Assignment,
+    FailureClass,
+    Fence,
+    Grant,
+    LeaseRequest,
+    Outcome,
+    ReportReply,
+    ReportRequest,
+    Resources,
+    ResultRequest,
+    TrialKind,
+    TrialState,
+)
+from archsearch.spec.experiment import Objective, Retries
+from archsearch_strategies.driver import records as r
+from archsearch_strategies.driver.retry import delay_seconds, may_retry
+from archsearch_strategies.driver.trials import Lease, Row, TrialTable
+from archsearch_strategies.launch.base import WorkerLost
+
+LEASE_SECONDS = 30.0
+REPORTS_PER_LEASE = 6  # so many reports may get lost before the lease is
+MESSAGE_LENGTH = 4096
+
+
+class LeaseLost(ArchsearchError):
+    """The lease is not this worker's any more: the trial was leased again, or the run knows nothing of it."""
+
+
+class Writer(Protocol):
+    """What the book needs of a journal."""
+
+    def write(self, record: r.Record) -> None: ...
+
+    async def settled(self) -> None: ...
+
+
+@dataclass
+class BookSettings:
+    epoch: int
+    retries: Retries
+    objectives: tuple[Objective, ...]
+    parallelism: int
+    lease_seconds: float = LEASE_SECONDS
+
+
+class LeaseBook:
+    """All leases of one driver. Methods are called on the event loop and never wait, but for `result` (the ledger) and `turn`.
+
+    Args:
+        assign: makes a row's assignment.
+        finished: called with each row that got its result, or that is to be settled by the caller (describe, export).
+        now: a monotonic clock in seconds; leases expire by it.
+        wall: seconds since the epoch, for the records.
+    """
+
+    def __init__(
+        self,
+        settings: BookSettings,
+        table: TrialTable,
+        journal: Writer,
+        *,
+        assign: Callable[[Row], Assignment],
+        finished: Callable[[Row], None],
+        now: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.paused = False  # nothing is granted, and reports are answered with release
+        self.over = False  # nothing will ever be granted again, and reports are answered with stop
+        self.expired = 0  # leases that ran out
+        self._table = table
+        self._journal = journal
+        self._assign = assign
+        self._finished = finished
+        self._now = now
+        self._wall = wall
+        self._counter = 0
+        self._queue: deque[tuple[Row, float]] = deque()  # (row, when it was offered)
+        self._first: deque[tuple[Row, float]] = deque()  # before the queue: controls, and what was given back
+        self._live: dict[Row, float] = {}  # leased rows and when their lease runs out
+        self._controls: dict[str, Row] = {}  # leases of describe and export
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self.observe_wait: Callable[[float], None] = lambda seconds: None
+
+    @property
+    def live(self) -> int:
+        return len(self._live)
+
+    @property
+    def queued(self) -> int:
+        """Rows that could be leased now, but for the parallelism."""
+        return sum(1 for row, _ in (*self._first, *self._queue) if row.state is TrialState.PENDING)
+
+    def adopt_leases(self) -> None:
+        """After a restart: what was out stays with its worker for one lease time, in which a heartbeat claims it back."""
+        for row in self._table.rows.values():
+            if row.state is TrialState.RUNNING:
+                self._live[row] = self._now() + self.settings.lease_seconds
+
+    def offer(self, row: Row, *, first: bool = False, delay: float = 0.0) -> None:
+        """Put a pending row into the queue. Its submission must be durable."""
+        if delay > 0:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(delay, lambda: (self._timers.discard(timer), self.offer(row, first=first)))
+            self._timers.add(timer)
+            return
+        (self._first if first or row.number is None else self._queue).append((row, self._now()))
+        self.wake()
+
+    def grant(self, request: LeaseRequest) -> Grant | None:
+        """Lease the next row to this worker; None where there is none, or enough are out."""
+        row = None if self.paused or self.over else self._pop()
+        if row is None:
+            return None
+        secret = secrets.token_urlsafe(24)
+        self._counter += 1
+        lease = Lease(
+            _digest(secret), row.attempts + 1, self.settings.epoch, self._counter, request.worker, request.job
+        )
+        assignment = self._assign(row).model_copy(update={"attempt": lease.attempt})
+        if row.number is None:
+            row.lease, row.attempts, row.state = lease, lease.attempt, TrialState.RUNNING
+            self._controls[lease.digest] = row
+        else:
+            self._journal.write(
+                r.Leased(
+                    number=row.number,
+                    attempt=lease.attempt,
+                    lease=lease.digest,
+                    epoch=lease.epoch,
+                    counter=lease.counter,
+                    worker=lease.worker,
+                    job=lease.job,
+                    time=self._wall(),
+                )
+            )
+        self._live[row] = self._now() + self.settings.lease_seconds
+        return Grant(
+            lease=secret,
+            fence=Fence(epoch=lease.epoch, counter=lease.counter),
+            lease_seconds=self.settings.lease_seconds,
+            report_seconds=self.settings.lease_seconds / REPORTS_PER_LEASE,
+            assignment=assignment,
+        )
+
+    def report(self, request: ReportRequest) -> ReportReply:
+        """Take metrics and heartbeat.
+
+        Raises:
+            LeaseLost: tell the worker to drop the trial.
+        """
+        row = self._find(request.lease, request.fence)
+        if row is None:
+            raise LeaseLost("this lease is not known here, or the trial was leased again")
+        if row.finished:
+            return ReportReply(action="stop" if self.over else "continue")
+        if row not in self._live:
+            self._reclaim(row)
+        self._live[row] = self._now() + self.settings.lease_seconds
+        if row.number is not None and (request.points or request.checkpoint):
+            self._journal.write(
+                r.Reported(number=row.number, points=list(request.points), checkpoint=request.checkpoint)
+            )
+        if self.over or row.stop:
+            return ReportReply(action="stop")
+        return ReportReply(action="release" if self.paused else "continue")
+
+    async def result(self, request: ResultRequest) -> bool:
+        """Take the end of an attempt; returns when it is durable.
+
+        Returns:
+            False: the trial was leased again meanwhile, or is not known; the result is dropped.
+
+        Raises:
+            Fenced, StoreError: it could not be made durable.
+        """
+        row = self._find(request.lease, request.fence)
+        if row is None:
+            return False
+        if not row.finished and not self._was_returned(row, request.outcome):
+            if row not in self._live:
+                self._reclaim(row)
+            self._conclude(row, request.outcome)
+        await self._journal.settled()
+        return True
+
+    def lost(self, worker: WorkerLost) -> None:
+        """A worker ended without being done: what it had is returned at once, not when the lease runs out."""
+        for row in [row for row in self._live if row.lease is not None and row.lease.job == worker.job]:
+            self._end_attempt(row, Outcome(state=TrialState.FAILED, failure=worker.failure, message=worker.message))
+
+    def expire(self) -> None:
+        """Return the trials whose worker has not been heard of for a lease time."""
+        now = self._now()
+        for row in [row for row, deadline in self._live.items() if deadline <= now]:
+            self.expired += 1
+            worker = row.lease.worker if row.lease is not None else ""
+            message = f"nothing was heard of worker {worker} for {self.settings.lease_seconds:.0f} s"
+            self._end_attempt(
+                row, Outcome(state=TrialState.PENDING, failure=FailureClass.PREEMPTED, message=message)
+            )
+
+    def wake(self, every: bool = False) -> None:
+        """Let one waiting worker (or every one) look again."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                if not every:
+                    return
+
+    async def turn(self, seconds: float) -> None:
+        """Wait until something may have come up, first come first served."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await asyncio.wait_for(asyncio.shield(waiter), seconds)
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            if waiter.done():
+                self.wake()  # what woke this one is another's turn
+            raise
+        finally:
+            waiter.cancel()
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        self.over = True
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        self.wake(every=True)
+
+    def _pop(self) -> Row | None:
+        full = sum(1 for row in self._live if row.number is not None) >= self.settings.parallelism
+        for queue in (self._first, self._queue):
+            for _ in range(len(queue)):
+                row, offered = queue.popleft()
+                if row.state is not TrialState.PENDING:
+                    continue  # claimed back, or its result came late
+                if full and row.number is not None:
+                    queue.appendleft((row, offered))
+                    break
+                self.observe_wait(self._now() - offered)
+                return row
+        return None
+
+    def _find(self, secret: str, fence: Fence) -> Row | None:
+        digest = _digest(secret)
+        row = self._table.by_lease.get(digest) or self._controls.get(digest)
+        if row is None or row.lease is None or row.lease.digest != digest:
+            return None
+        return row if (row.lease.epoch, row.lease.counter) == (fence.epoch, fence.counter) else None
+
+    def _was_returned(self, row: Row, outcome: Outcome) -> bool:
+        """A release that comes a second time, its first reply lost."""
+        return row not in self._live and outcome.state is TrialState.PENDING
+
+    def _reclaim(self, row: Row) -> None:
+        if row.number is None:
+            row.state = TrialState.RUNNING
+        else:
+            self._journal.write(r.Reclaimed(number=row.number, attempt=row.attempts))
+
+    def _conclude(self, row: Row, outcome: Outcome) -> None:
+        if outcome.state is TrialState.SUCCEEDED:
+            outcome = self._with_objectives(row, outcome)
+        if outcome.state in (TrialState.PENDING, TrialState.FAILED):
+            self._end_attempt(row, outcome)
+        else:
+            self._finish(row, outcome)
+
+    def _with_objectives(self, row: Row, outcome: Outcome) -> Outcome:
+        """A success must have every objective's metric, or it is a failure of the class bad metric."""
+        if row.kind not in (TrialKind.EVALUATE, TrialKind.INHERIT):
+            return outcome
+        missing = [each.metric for each in self.settings.objectives if each.metric not in outcome.metrics]
+        if not missing:
+            return outcome
+        reported = ", ".join(sorted(outcome.metrics)) or "none"
+        message = f"the trial did not report the objective {', '.join(missing)}; it reported: {reported}"
+        return outcome.model_copy(
+            update={"state": TrialState.FAILED, "failure": FailureClass.BAD_METRIC, "message": message}
+        )
+
+    def _end_attempt(self, row: Row, outcome: Outcome) -> None:
+        """The attempt gave no result: try again where the class's budget allows, else the trial has failed."""
+        preempted = outcome.state is TrialState.PENDING
+        failure = FailureClass.PREEMPTED if preempted else outcome.failure or FailureClass.USER_ERROR
+        if not may_retry(failure, row.failures, self.settings.retries):
+            self._finish(row, outcome.model_copy(update={"failure": failure}))
+            return
+        delay = delay_seconds(failure, row.failures)
+        self._live.pop(row, None)
+        if row.number is None:
+            row.failures[failure] += 1
+            row.state = TrialState.PENDING
+        else:
+            self._journal.write(
+                r.Returned(
+                    number=row.number,
+                    attempt=row.attempts,
+                    failure=failure,
+                    message=outcome.message[-MESSAGE_LENGTH:],
+                    resources=outcome.resources,
+                    time=self._wall(),
+                )
+            )
+        self.offer(row, first=True, delay=delay)
+
+    def _finish(self, row: Row, outcome: Outcome) -> None:
+        self._live.pop(row, None)
+        if row.number is None:
+            row.state, row.failure, row.message = outcome.state, outcome.failure, outcome.message
+            row.payload, row.artifacts, row.metrics = outcome.payload, outcome.artifacts, outcome.metrics
+        else:
+            self._journal.write(
+                r.Result(
+                    number=row.number,
+                    attempt=row.attempts,
+                    state=outcome.state,
+                    metrics=outcome.metrics,
+                    failure=outcome.failure,
+                    message=outcome.message[-MESSAGE_LENGTH:],
+                    resources=outcome.resources,
+                    artifacts=outcome.artifacts,
+                    payload=outcome.payload,
+                    time=self._wall(),
+                )
+            )
+        self._finished(row)
+        self.wake()  # a place became free
+
+
+def cached(row: Row, source: Row, time: float) -> r.Result:
+    """The result of a trial whose identity is known: `source`'s, at no cost."""
+    assert row.number is not None
+    return r.Result(
+        number=row.number,
+        state=TrialState.CACHED,
+        metrics=dict(source.metrics),
+        resources=Resources(),
+        artifacts=dict(source.artifacts),
+        payload=source.payload,
+        source=source.source or source.number,
+        time=time,
+    )
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
