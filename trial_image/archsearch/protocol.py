@@ -182,6 +182,9 @@ class ResultRequest(Model):
     lease: Secret
     fence: Fence
     outcome: Outcome
+    points: Annotated[list[MetricPoint], Field(max_length=1000)] = Field(
+        default_factory=list, description="What no report carried yet: all of it, for a trial shorter than a report."
+    )
     next: LeaseRequest | None = Field(default=None, description="Ask for the next lease in the same round trip.")
     worker: Name = ""
     job: Name = ""

@@ -1,7 +1,7 @@
 """Plain trial code: three functions, so that a training script written for NNI changes only an import.
 
-Inside an experiment they speak to the search. Run by hand (`python train.py`) the first candidates are taken and results
-are printed.
+Inside an experiment they speak to the search. Run by hand (`python train.py`) the first candidates are taken and
+results are printed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def report_intermediate_result(value: Any) -> None:
 
 
 def report_final_result(value: Any) -> None:
-    """Report the result: a number, or a dictionary of numbers whose `default` is the objective. The last call counts."""
+    """Report the result, a number or a dictionary of numbers whose `default` is the objective. The last one counts."""
     context = current()
     if context is None:
         print(f"final result: {value}", flush=True)  # noqa: T201 - standalone mode speaks to a person

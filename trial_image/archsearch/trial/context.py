@@ -36,8 +36,8 @@ class TrialReleased(BaseException):
     """The trial was told to give itself back, its checkpoint saved; another worker goes on from there."""
 
 
-class Infeasible(ArchsearchError):  # noqa: N818 - a verdict on the architecture, no fault of the trial
-    """The architecture cannot be built or lies outside what may be trained; the trial ends as infeasible, not failed."""
+class Infeasible(ArchsearchError):
+    """The architecture cannot be built or lies outside what may be trained; the trial ends infeasible, not failed."""
 
 
 class Channel(Protocol):
@@ -150,7 +150,7 @@ class TrialContext:
         return self.should_release or self._clock() - self._saved_at >= self._interval
 
     def checkpoint_point(self, snapshot: Callable[[], tuple[Tensors, JsonObject]]) -> None:
-        """To be called where the state is consistent, for example after each epoch: stops, releases or checkpoints if due.
+        """To be called where the state is whole, for example after each epoch. Stops, releases or checkpoints if due.
 
         Args:
             snapshot: gives the tensors and the JSON state from which the trial can go on; called only when wanted.
@@ -187,11 +187,11 @@ class TrialContext:
         return _read(self._resume)
 
     def load_input(self) -> tuple[dict[str, Tensor], JsonObject] | None:
-        """The checkpoint that `params.checkpoint` names (for example the weights to export), verified; None: it names none."""
+        """The checkpoint that `params.checkpoint` names (say, weights to export), verified; None: it names none."""
         return _read(self._input)
 
     def final_weights(self, tensors: Tensors, state: JsonObject | None = None) -> None:
-        """Hand over the final weights. Only a reference is kept; they are written if the metrics say that they are wanted.
+        """Hand over the final weights. Only a reference is kept; they are written if the metrics are good enough.
 
         Args:
             tensors: the trained network's state_dict.
@@ -201,7 +201,7 @@ class TrialContext:
             self._weights = (tensors, state or {})
 
     def save_final_weights(self, metrics: Mapping[str, float]) -> Path | None:
-        """Write what `final_weights` was given, if `keepWeights` and the first objective ask for it. For the trial child.
+        """Write what `final_weights` was given, if `keepWeights` and the objective ask for it. For the trial child.
 
         Returns:
             The checkpoint's folder, or None where nothing is kept.
@@ -242,14 +242,14 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def check_final(assignment: Assignment, metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The final metrics of a training trial, all finite, every objective there.
+def check_final(assignment: Assignment, metrics: Mapping[str, Any], *, objectives: bool = True) -> dict[str, float]:
+    """The final metrics of a trial, all finite; with `objectives` each of these is there.
 
     Raises:
         BadMetric: names the metric and what was reported.
     """
     found = numbers(metrics)
-    for objective in assignment.objectives:
+    for objective in assignment.objectives if objectives else ():
         if objective.metric not in found:
             known = ", ".join(sorted(found)) or "none"
             raise BadMetric(f"the objective {objective.metric!r} was not reported; reported: {known}")

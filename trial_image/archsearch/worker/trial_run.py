@@ -1,0 +1,405 @@
+"""One trial from grant to outcome, as the supervisor sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from archsearch.errors import StoreError
+from archsearch.protocol import (
+    FailureClass,
+    Grant,
+    MetricPoint,
+    Outcome,
+    ReportRequest,
+    Resources,
+    TrialState,
+)
+from archsearch.spec.base import JsonObject
+from archsearch.worker.children import EXIT_SECONDS, Children
+from archsearch.worker.client import LeaseClient, LeaseLost, Refused, Rejected, Unreachable
+from archsearch.worker.limits import Cgroup
+from archsearch.worker.metrics import WorkerMetrics
+from archsearch.worker.processes import Child, Exit, ZygoteFailed
+from archsearch.worker.settings import WorkerSettings
+from archsearch.worker.storage import Stores, TrialStorage, log_tail
+
+POINTS_KEPT = 10_000
+POINTS_PER_REPORT = 1000
+CHECKPOINT_SECONDS = 60.0
+
+Killed = Literal["", "timeout", "grace", "lost", "garbage"]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all trials of a worker share."""
+
+    settings: WorkerSettings
+    client: LeaseClient
+    children: Children
+    stores: Stores
+    metrics: WorkerMetrics
+    cgroup: Cgroup
+    base: Path
+
+
+class TrialRun:
+    """Runs the trial of one grant. `outcome` is None when the lease was lost: the trial belongs to another worker then."""
+
+    def __init__(self, grant: Grant, around: Surroundings, directory: Path) -> None:
+        self.grant = grant
+        self.assignment = grant.assignment
+        self.points: deque[MetricPoint] = deque(maxlen=POINTS_KEPT)
+        self._around = around
+        self._directory = directory
+        self._threads = self.assignment.threads or around.cgroup.cpus()
+        self._storage = TrialStorage(self.assignment, grant.fence, around.stores, around.metrics)
+        self._changed = asyncio.Event()
+        self._order: Literal["", "stop", "release"] = ""
+        self._order_deadline = math.inf
+        self._lost = False
+        self._killed: Killed = ""
+        self._final: dict[str, float] | None = None
+        self._last: dict[str, float] = {}
+        self._pending_checkpoint = ""
+        self._uploading: asyncio.Task[None] | None = None
+        self._started = 0.0
+
+    def release(self, grace_seconds: float) -> None:
+        """Have the trial checkpoint and give itself back within `grace_seconds`; called again, it may only get shorter."""
+        self._obey("release", grace_seconds)
+
+    async def outcome(self) -> Outcome | None:
+        heartbeat = asyncio.create_task(self._heartbeat())
+        try:
+            found = await self._run()
+            return None if self._lost else found
+        finally:
+            heartbeat.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await heartbeat
+            if self._uploading is not None:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._uploading
+            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+
+    async def _run(self) -> Outcome | None:
+        kills = self._around.cgroup.oom_kills()
+        self._directory.mkdir(parents=True)
+        try:
+            message = await self._order_to_child()
+        except StoreError as error:
+            return _failed(FailureClass.INFRASTRUCTURE, f"the store does not give what the trial needs: {error}")
+        if self._lost or self._order:
+            return self._ended_early()
+        try:
+            child = await self._around.children.take(self.assignment, self._threads)
+        except ZygoteFailed as error:
+            return _failed(FailureClass.INFRASTRUCTURE, str(error))
+        self._started = time.monotonic()
+        child.send(message | {"last": not child.key})
+        result = await self._follow(child)
+        ended = await self._end(child, result)
+        outcome = self._judge(result, ended, kills)
+        return await self._deliver(outcome, weights=bool(result and result.get("weights")))
+
+    async def _order_to_child(self) -> JsonObject:
+        resume = source = None
+        if self.assignment.attempt > 1:
+            resume = await self._storage.resume(self._directory / "resume")
+        if key := self.assignment.params.get("checkpoint"):
+            source = await self._storage.fetch_input(str(key), self._directory / "input")
+        return {
+            "assignment": self.assignment.to_json(),
+            "directory": str(self._directory),
+            "log": str(self._directory / "log.txt"),
+            "cache": str(self._around.settings.work_dir / "cache"),
+            "threads": self._threads,
+            "resume": str(resume) if resume else None,
+            "input": str(source) if source else None,
+            "checkpointSeconds": CHECKPOINT_SECONDS,
+        }
+
+    # --- while the child runs
+
+    async def _follow(self, child: Child) -> JsonObject | None:
+        """Until the child told its result or its line ended, or it had to be killed."""
+        reading = asyncio.create_task(self._read(child))
+        limit = self._started + self.assignment.timeout_seconds if self.assignment.timeout_seconds else math.inf
+        told = ""
+        try:
+            while not reading.done():
+                if self._order != told:
+                    told = self._order
+                    child.send({"order": told})
+                now = time.monotonic()
+                if self._killed:
+                    pass
+                elif self._lost:
+                    self._kill(child, "lost")
+                elif now >= limit:
+                    self._kill(child, "timeout")
+                elif now >= self._order_deadline:
+                    self._kill(child, "grace")
+                self._changed.clear()
+                deadline = math.inf if self._killed else min(limit, self._order_deadline)
+                change = asyncio.create_task(self._changed.wait())
+                timeout = None if math.isinf(deadline) else max(0.0, deadline - now)
+                await asyncio.wait(
+                    {reading, change, child.exited}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+                )
+                change.cancel()
+                if child.exited.done():
+                    # Nothing holds the other end any more: what is still in the line is all there is.
+                    await asyncio.wait({reading}, timeout=EXIT_SECONDS)
+                    return reading.result() if reading.done() else None
+            return reading.result()
+        finally:
+            reading.cancel()
+
+    def _kill(self, child: Child, why: Killed) -> None:
+        self._killed = why
+        self._around.children.kill(child)
+
+    async def _read(self, child: Child) -> JsonObject | None:
+        while True:
+            try:
+                line = await child.reader.readline()
+                if not line.endswith(b"\n"):
+                    return None
+                message = json.loads(line, parse_constant=_no_constant)
+                if message["type"] == "result":
+                    return dict(message)
+                self._hear(message)
+            except (ConnectionError, OSError):
+                return None
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                # Not written by our side of the child: user code found the line and wrote to it.
+                if not self._killed:
+                    self._kill(child, "garbage")
+                return None
+
+    def _hear(self, message: JsonObject) -> None:
+        match message["type"]:
+            case "point":
+                point = MetricPoint(step=message["step"], metrics=message["metrics"])
+                self.points.append(point)
+                self._last.update(point.metrics)
+                self._around.metrics.point(point.step, point.metrics)
+            case "final":
+                self._final = MetricPoint(step=0, metrics=message["metrics"]).metrics
+            case "checkpoint":
+                name = str(message["name"])
+                if not name.isdigit():
+                    raise ValueError("a checkpoint's name is a number")
+                self._pending_checkpoint = name
+                self._start_upload()
+
+    async def _end(self, child: Child, result: JsonObject | None) -> Exit | None:
+        """Wait for the process's end; None where it goes on to serve. When this returns nothing of the trial is running."""
+        succeeded = result is not None and _state(result) == TrialState.SUCCEEDED
+        if child.key and succeeded and not self._killed and not child.exited.done():
+            self._around.children.keep(child)
+            return None
+        try:
+            done, _ = await asyncio.wait({child.exited}, timeout=EXIT_SECONDS)
+            if not done:
+                self._around.children.kill(child)
+            return await child.exited
+        finally:
+            child.close()
+
+    # --- heartbeats and orders
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(self.grant.report_seconds / 2)
+            batch = [self.points.popleft() for _ in range(min(len(self.points), POINTS_PER_REPORT))]
+            request = ReportRequest(
+                lease=self.grant.lease,
+                fence=self.grant.fence,
+                points=batch,
+                checkpoint=self._storage.newest or None,
+                worker=self._around.settings.worker,
+                job=self._around.settings.job,
+            )
+            try:
+                reply = await self._around.client.report(request)
+            except LeaseLost:
+                self._lost = True
+                self._changed.set()
+                return
+            except (Unreachable, Refused, Rejected) as error:
+                # The trial goes on: its result is offered when the driver is back, which then says whether it takes it.
+                self._around.metrics.heartbeat_failures.inc()
+                if isinstance(error, Unreachable):
+                    self.points.extendleft(reversed(batch))
+                continue
+            if reply.action != "continue":
+                self._obey(reply.action, self._around.settings.grace_seconds)
+
+    def _obey(self, order: Literal["stop", "release"], grace_seconds: float) -> None:
+        self._order_deadline = min(self._order_deadline, time.monotonic() + grace_seconds)
+        self._order = self._order or order
+        self._changed.set()
+
+    # --- checkpoints in the background
+
+    def _start_upload(self) -> None:
+        if self._uploading is None or self._uploading.done():
+            self._uploading = asyncio.create_task(self._upload())
+
+    async def _upload(self) -> None:
+        """Upload the newest checkpoint; one that was announced meanwhile follows, those between are passed over."""
+        while name := self._pending_checkpoint:
+            self._pending_checkpoint = ""
+            folder = self._directory / "checkpoints"
+            try:
+                await self._storage.save_checkpoint(name, folder / name)
+            except (StoreError, OSError) as error:
+                print(f"archsearch: checkpoint {name} was not uploaded: {error}", flush=True)  # noqa: T201
+            await asyncio.to_thread(_remove_older, folder, int(name))
+
+    # --- how it ended
+
+    def _ended_early(self) -> Outcome | None:
+        if self._lost:
+            return None
+        if self._order == "stop":
+            return Outcome(state=TrialState.PRUNED, metrics=self._last)
+        return Outcome(
+            state=TrialState.PENDING,
+            metrics=self._last,
+            failure=FailureClass.PREEMPTED,
+            message="the worker has to go; the trial goes on from its newest checkpoint",
+        )
+
+    def _judge(self, result: JsonObject | None, ended: Exit | None, kills: int) -> Outcome | None:
+        if self._lost:
+            return None
+        outcome = self._told(result) if result is not None else self._silent(ended)
+        resources = outcome.resources
+        if ended is not None:
+            resources = resources.model_copy(
+                update={
+                    "wall_seconds": resources.wall_seconds or time.monotonic() - self._started,
+                    "cpu_seconds": max(resources.cpu_seconds, ended.cpu_seconds),
+                    "peak_memory_bytes": max(resources.peak_memory_bytes, ended.peak_memory_bytes),
+                    "threads": self._threads,
+                }
+            )
+        update: JsonObject = {"resources": resources}
+        short_of_memory = outcome.failure in (FailureClass.USER_ERROR, FailureClass.INFRASTRUCTURE)
+        if short_of_memory and self._around.cgroup.oom_kills() > kills:
+            update |= {
+                "failure": FailureClass.OUT_OF_MEMORY,
+                "message": f"the kernel killed a process of the trial for memory; raise the memory limit. {outcome.message}",
+            }
+        return outcome.model_copy(update=update)
+
+    def _told(self, result: JsonObject) -> Outcome:
+        try:
+            outcome = Outcome.model_validate(result["outcome"])
+        except (ValidationError, KeyError) as error:
+            return _failed(FailureClass.USER_ERROR, f"the trial's process sent a result that cannot be used: {error}")
+        if self._order == "stop" and outcome.state is TrialState.SUCCEEDED:
+            return outcome.model_copy(update={"state": TrialState.PRUNED})
+        return outcome
+
+    def _silent(self, ended: Exit | None) -> Outcome:
+        """The process ended and told nothing."""
+        match self._killed:
+            case "timeout":
+                limit = self.assignment.timeout_seconds
+                return _failed(FailureClass.TIMEOUT, f"the trial ran longer than trials.timeoutSeconds, {limit} s")
+            case "grace":
+                return self._ended_early() or _failed(FailureClass.PREEMPTED, "")
+            case "garbage":
+                text = "the trial's code wrote to the line between its process and the worker"
+                return _failed(FailureClass.USER_ERROR, text)
+        if ended is None or ended.status is None:
+            return _failed(FailureClass.INFRASTRUCTURE, "the process that trials are forked from was killed")
+        if os.WIFSIGNALED(ended.status):
+            number = os.WTERMSIG(ended.status)
+            return _failed(FailureClass.USER_ERROR, f"the trial's process was ended by {_signal_name(number)}")
+        code = os.waitstatus_to_exitcode(ended.status)
+        if code == 0 and self._final is not None:
+            return Outcome(state=TrialState.SUCCEEDED, metrics=self._final)
+        return _failed(
+            FailureClass.USER_ERROR, f"the trial's process ended with exit code {code} before it reported a result"
+        )
+
+    async def _deliver(self, outcome: Outcome | None, *, weights: bool) -> Outcome | None:
+        """Upload what outlives the trial. Without the weights that were to be kept, the trial has not succeeded."""
+        if outcome is None:
+            return None
+        succeeded = outcome.state is TrialState.SUCCEEDED
+        if outcome.state in (TrialState.SUCCEEDED, TrialState.PRUNED):
+            self._pending_checkpoint = ""  # nobody goes on from there
+        if self._uploading is not None:
+            await self._uploading
+        artifacts = dict(outcome.artifacts)
+        try:
+            if succeeded and weights:
+                artifacts["checkpoint"] = await self._storage.save_weights(self._directory / "final")
+            if succeeded and (target := self.assignment.params.get("target")):
+                await self._storage.save(str(target), self._directory / "artifacts")
+                artifacts["model"] = str(target)
+        except (StoreError, OSError) as error:
+            text = f"the store did not take the trial's files: {error}"
+            outcome, artifacts, weights = _failed(FailureClass.INFRASTRUCTURE, text, outcome.resources), {}, False
+        if outcome.state is TrialState.FAILED or (succeeded and weights):
+            artifacts |= await self._save_log(outcome)
+        return outcome.model_copy(update={"artifacts": artifacts})
+
+    async def _save_log(self, outcome: Outcome) -> dict[str, str]:
+        tail = log_tail(self._directory / "log.txt")
+        if not tail and outcome.state is TrialState.FAILED:
+            tail = f"{outcome.message}\n".encode()
+        if not tail:
+            return {}
+        try:
+            return {"log": await self._storage.save_log(tail)}
+        except (StoreError, OSError) as error:
+            print(f"archsearch: the log's end was not uploaded: {error}", flush=True)  # noqa: T201
+            return {}
+
+
+def _failed(failure: FailureClass, message: str, resources: Resources | None = None) -> Outcome:
+    text = message if len(message) <= 16_000 else message[:16_000]
+    return Outcome(state=TrialState.FAILED, failure=failure, message=text, resources=resources or Resources())
+
+
+def _state(result: JsonObject) -> Any:
+    outcome = result.get("outcome")
+    return outcome.get("state") if isinstance(outcome, dict) else None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _remove_older(folder: Path, newest: int) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.isdigit() and int(path.name) <= newest:
+            shutil.rmtree(path, ignore_errors=True)
