@@ -9,19 +9,44 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
 
 from archsearch import registry
 from archsearch.errors import UserError
 from archsearch.spec.base import JsonObject
-from archsearch.spec.experiment import ExperimentSpec, NASExperiment
+from archsearch.spec.experiment import (
+    DriverSpec,
+    EvaluatorSpec,
+    ModelSpace,
+    NASExperiment,
+    Objective,
+    Storage,
+    StrategySpec,
+    Trials,
+)
 from archsearch.spec.explain import problems_of, suggest
-from archsearch.spec.problems import Problem
+from archsearch.spec.load import parse_experiment
+from archsearch.spec.problems import Problem, SpecError
 from archsearch.spec.unsupported import unsupported_problems
 
 _QUANTITY = re.compile(r"^[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(m|[kMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The sections of a spec that can be checked: of an unsound one those that are sound themselves."""
+
+    objectives: tuple[Objective, ...] = ()
+    model_space: ModelSpace | None = None
+    strategy: StrategySpec | None = None
+    evaluator: EvaluatorSpec | None = None
+    trials: Trials = field(default_factory=Trials)
+    driver: DriverSpec = field(default_factory=DriverSpec)
+    storage: Storage = field(default_factory=Storage)
 
 
 def check_experiment(experiment: NASExperiment) -> list[Problem]:
@@ -30,15 +55,50 @@ def check_experiment(experiment: NASExperiment) -> list[Problem]:
     Names that are registered only in another image (`driver.image`, `trials.image`) are left to that image.
     """
     spec = experiment.spec
+    parts = _Parts(
+        tuple(spec.objectives),
+        spec.model_space,
+        spec.strategy,
+        spec.evaluator,
+        spec.trials,
+        spec.driver,
+        spec.storage,
+    )
+    return [*unsupported_problems(spec.to_json()), *_check(parts)]
+
+
+def check_document(document: JsonObject) -> tuple[NASExperiment | None, list[Problem]]:
+    """The experiment of a parsed manifest (None where it has not the form of one) and every problem at once."""
+    try:
+        experiment = parse_experiment(document)
+    except SpecError as error:
+        spec = document.get("spec")
+        if not isinstance(spec, dict):
+            return None, list(error.problems)
+        return None, [*error.problems, *unsupported_problems(spec), *_check(_sound_parts(spec))]
+    return experiment, check_experiment(experiment)
+
+
+def _sound_parts(spec: JsonObject) -> _Parts:
+    sound: dict[str, Any] = {}
+    for name, annotation in get_type_hints(_Parts).items():
+        try:
+            raw = json.dumps(spec[to_camel(name)])
+            sound[name] = TypeAdapter(annotation).validate_json(raw, strict=True, by_alias=True, by_name=False)
+        except (KeyError, ValidationError):
+            continue
+    return _Parts(**sound)
+
+
+def _check(parts: _Parts) -> list[Problem]:
     return [
-        *unsupported_problems(spec.to_json()),
-        *_check_strategy(spec),
-        *_check_space(spec),
-        *_check_evaluator(spec),
-        *_check_storage(spec),
-        *_check_resources(spec.trials.template.resources, "spec.trials.template.resources"),
-        *_check_resources(spec.driver.resources, "spec.driver.resources"),
-        *_check_environment(spec),
+        *_check_strategy(parts),
+        *_check_space(parts),
+        *_check_evaluator(parts),
+        *_check_storage(parts.storage),
+        *_check_resources(parts.trials.template.resources, "spec.trials.template.resources"),
+        *_check_resources(parts.driver.resources, "spec.driver.resources"),
+        *_check_environment(parts.trials),
     ]
 
 
@@ -68,7 +128,9 @@ def _find(group: registry.Group, name: str, path: str, elsewhere: bool) -> tuple
         return None, [Problem(path, str(error), remedy="install what it imports")]
 
 
-def _check_strategy(spec: ExperimentSpec) -> Iterator[Problem]:
+def _check_strategy(spec: _Parts) -> Iterator[Problem]:
+    if spec.strategy is None:
+        return
     name = spec.strategy.name
     strategy, problems = _find("archsearch.strategies", name, "spec.strategy.name", bool(spec.driver.image))
     yield from problems
@@ -97,19 +159,19 @@ def _loaded(name: str) -> Any:
         return None
 
 
-def _check_space(spec: ExperimentSpec) -> Iterator[Problem]:
+def _check_space(spec: _Parts) -> Iterator[Problem]:
     """A space's module imports torch, so only its name is checked here; its arguments are by the describe trial."""
-    zoo = spec.model_space.zoo
+    zoo = spec.model_space.zoo if spec.model_space is not None else None
     known = registry.registered("archsearch.spaces")
     if zoo is not None and zoo.name not in known and not spec.trials.image:
         message = "no search space is registered under this name"
         yield Problem("spec.modelSpace.zoo.name", message, zoo.name, suggest(zoo.name, known))
 
 
-def _check_evaluator(spec: ExperimentSpec) -> Iterator[Problem]:
-    name = spec.evaluator.name
-    if name is None:
+def _check_evaluator(spec: _Parts) -> Iterator[Problem]:
+    if spec.evaluator is None or spec.evaluator.name is None:
         return
+    name = spec.evaluator.name
     evaluator, problems = _find("archsearch.evaluators", name, "spec.evaluator.name", bool(spec.trials.image))
     yield from problems
     if evaluator is None:
@@ -136,16 +198,16 @@ def _close(word: str, known: list[str]) -> str:
     return hint if hint.startswith("did") else "name one of these"
 
 
-def _check_storage(spec: ExperimentSpec) -> Iterator[Problem]:
-    if not spec.storage.uri:
-        if spec.storage.endpoint:
+def _check_storage(storage: Storage) -> Iterator[Problem]:
+    if not storage.uri:
+        if storage.endpoint:
             message = "has an endpoint but no uri"
             yield Problem("spec.storage", message, remedy="give uri: s3://bucket/prefix, or leave the endpoint out")
         return
     from archsearch.store import open_store
 
     try:
-        open_store(spec.storage.uri, endpoint=spec.storage.endpoint, region=spec.storage.region)
+        open_store(storage.uri, endpoint=storage.endpoint, region=storage.region)
     except UserError as error:
         field = "endpoint" if "endpoint" in str(error) else "uri"
         yield Problem(f"spec.storage.{field}", str(error))
@@ -171,8 +233,8 @@ def _check_amounts(amounts: Any, path: str) -> Iterator[Problem]:
             yield Problem(f"{path}.{name}", "expected a quantity", amount, "for example 2, 500m or 4Gi")
 
 
-def _check_environment(spec: ExperimentSpec) -> Iterator[Problem]:
-    for index, variable in enumerate(spec.trials.template.env):
+def _check_environment(trials: Trials) -> Iterator[Problem]:
+    for index, variable in enumerate(trials.template.env):
         path = f"spec.trials.template.env[{index}]"
         name = variable.get("name")
         if not isinstance(name, str) or not name:

@@ -1,0 +1,82 @@
+"""`archsearch trials` and `archsearch best`: what a run's ledger holds."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from archsearch.errors import UserError
+from archsearch.spec.base import JsonObject
+from archsearch.spec.experiment import ExperimentSpec
+from archsearch.store import Store, open_store
+from archsearch_cli.output import Format, emit
+from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.ledger import read_ledger
+
+
+def show_trials(place: str, endpoint: str, output: Format) -> int:
+    """List every trial by number."""
+    table = read_run(open_store(place, endpoint=endpoint))
+    rows = [trial_row(table.rows[number]) for number in sorted(table.rows)]
+    metrics = sorted({name for row in rows for name in row["metrics"]})
+    first = [objective.metric for objective in table.objectives]
+    shown = [*first, *(name for name in metrics if name not in first)][:6]
+    emit(rows, output, ["number", "kind", "state", *(f"metrics.{name}" for name in shown), "seconds", "message"])
+    return 0
+
+
+def show_best(place: str, endpoint: str, top: int, output: Format) -> int:
+    """List the best trials, best first."""
+    rows = best_rows(read_run(open_store(place, endpoint=endpoint)), top)
+    emit(rows, output, ["number", *_objective_columns(rows), "architecture"])
+    return 0
+
+
+def read_run(store: Store) -> TrialTable:
+    """The table of a run's trials from its ledger.
+
+    Raises:
+        UserError: there is no run.
+    """
+    records = read_ledger(store)
+    first = next(records, None)
+    if first is None or first.get("type") != "experiment":
+        raise UserError(f"{store.uri} holds no run of archsearch: give the folder that `archsearch run` has named")
+    table = TrialTable(ExperimentSpec.model_validate(first["spec"]).objectives)
+    table.replay(chain([first], records))
+    return table
+
+
+def trial_row(row: Row) -> JsonObject:
+    """One trial as `trials -o json` shows it."""
+    return {
+        "number": row.number,
+        "kind": row.kind.value,
+        "state": row.state.value,
+        "metrics": dict(row.metrics),
+        "architecture": row.architecture,
+        "hash": row.hash,
+        "attempts": row.attempts,
+        "seconds": round(row.resources.wall_seconds, 3),
+        "failure": row.failure.value if row.failure else None,
+        "message": row.message,
+        "resources": row.resources.to_json(),
+        "artifacts": dict(row.artifacts),
+        "replicate": row.replicate,
+        "seed": row.seed,
+    }
+
+
+def best_rows(table: TrialTable, top: int) -> list[JsonObject]:
+    """The best trials, best first: by the one objective, or of several those that no other trial beats in all."""
+    usable = [row for row in table.rows.values() if row.finished and row.values]
+    candidates = table.pareto if len(table.objectives) > 1 else usable
+    ordered = sorted(candidates, key=lambda row: (*(-value for value in row.values), row.number or 0))
+    rows = []
+    for row in ordered[:top]:
+        values = {objective.metric: row.metrics[objective.metric] for objective in table.objectives}
+        rows.append({**trial_row(row), "objectives": values})
+    return rows
+
+
+def _objective_columns(rows: list[JsonObject]) -> list[str]:
+    return [f"objectives.{name}" for name in rows[0]["objectives"]] if rows else []
