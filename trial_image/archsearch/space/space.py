@@ -244,7 +244,7 @@ class SearchSpace:
         return self._made(self._counter.at(index))
 
     def enumerate(self, start: int = 0) -> Iterator[Architecture]:
-        """All architectures from an index on, lazily, less those that a predicate refuses; the last choice varies fastest."""
+        """All architectures from an index on, lazily, less what a predicate refuses; the last choice varies fastest."""
         for index in range(start, self._counter.size):
             architecture = self.at(index)
             if not self._refused(architecture):

@@ -1,0 +1,129 @@
+"""NAS-Bench-201 (Dong and Yang, ICLR 2020): a cell of four nodes and six edges, each with one of five operations.
+
+The architecture is ``{edge_SOURCE_TARGET: operation}``: one decision an edge, shared by all cells of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from archsearch.errors import UserError
+from archsearch.nn import LayerChoice
+
+NODES = 4
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+
+
+class Zero(nn.Module):
+    """No connection: zeros of the input's shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+class ConvBlock(nn.Sequential):
+    """ReLU, convolution without bias, batch normalization."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.ReLU(),
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+
+def _operations(channels: int) -> dict[str, nn.Module]:
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "none": Zero,
+        "skip_connect": nn.Identity,
+        "nor_conv_1x1": lambda: ConvBlock(channels, channels, 1),
+        "nor_conv_3x3": lambda: ConvBlock(channels, channels, 3),
+        "avg_pool_3x3": lambda: nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
+    }
+    return {name: makers[name]() for name in OPERATIONS}
+
+
+class NASBench201Cell(nn.Module):
+    """Node 0 is the input; each later node is the sum of its edges from all earlier ones; the last is the output.
+
+    Args:
+        channels: of input and output, both of shape (N, channels, H, W).
+        prefix: of the choices' labels. Cells of one prefix share their decisions.
+    """
+
+    def __init__(self, channels: int, prefix: str = "") -> None:
+        super().__init__()
+        self.edges = nn.ModuleDict()
+        for target in range(1, NODES):
+            for source in range(target):
+                edge = f"edge_{source}_{target}"
+                self.edges[edge] = LayerChoice(_operations(channels), label=prefix + edge)
+
+    def forward(self, x: Tensor) -> Tensor:
+        nodes = [x]
+        for target in range(1, NODES):
+            total = self.edges[f"edge_0_{target}"](x)
+            for source in range(1, target):
+                total = total + self.edges[f"edge_{source}_{target}"](nodes[source])
+            nodes.append(total)
+        return nodes[-1]
+
+
+class Reduction(nn.Module):
+    """A residual block that halves height and width (rounded up) and changes the channels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(ConvBlock(inputs, outputs, 3, stride=2), ConvBlock(outputs, outputs, 3))
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, stride=2, ceil_mode=True), nn.Conv2d(inputs, outputs, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x) + self.shortcut(x)
+        return out
+
+
+class NASBench201(nn.Module):
+    """The network of the benchmark: a stem, three stages of cells with two reductions between, pooling and a linear layer.
+
+    Input (N, input_channels, H, W) with H and W from 1 on, output (N, classes). With 16 channels, 5 cells and 3 input channels
+    it has 72,656 + 65 · classes + 28,000 · (edges of nor_conv_1x1) + 243,040 · (edges of nor_conv_3x3) parameters.
+
+    Args:
+        channels: of the first stage; doubled at each reduction.
+        cells: in each of the three stages.
+        classes: outputs.
+        input_channels: of the images.
+
+    Raises:
+        UserError: an argument that is no whole number from 1 on.
+    """
+
+    space_canonicaliser = "nasbench201"
+
+    def __init__(self, channels: int = 16, cells: int = 5, classes: int = 10, input_channels: int = 3) -> None:
+        super().__init__()
+        given = {"channels": channels, "cells": cells, "classes": classes, "input_channels": input_channels}
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"nasbench201: {name} is a whole number from 1 on, not {value!r}")
+        self.stem = nn.Sequential(
+            nn.Conv2d(input_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        stages: list[nn.Module] = []
+        for stage in range(3):
+            width = channels * 2**stage
+            if stage:
+                stages.append(Reduction(width // 2, width))
+            stages.extend(NASBench201Cell(width) for _ in range(cells))
+        self.body = nn.Sequential(*stages)
+        self.head = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.head(self.body(self.stem(images))))
+        return logits
