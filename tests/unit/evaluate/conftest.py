@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from archsearch.protocol import Assignment
 from archsearch.spec import names
 from archsearch.spec.base import JsonObject

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from archsearch.errors import BadMetric, UserError
 from archsearch.evaluate.classification import Classification, ClassificationConfig
 from archsearch.evaluate.determinism import random_state, restore_random_state, seed_everything
 from archsearch.evaluate.training import learning_rate
 from archsearch.spec.problems import SpecError
 from archsearch.trial.context import TrialContext, TrialReleased, TrialStopped
-from torch import nn
 
 MakeContext = Callable[..., TrialContext]
 OPTIONS = {"dataset": "digits", "epochs": 3, "batchSize": 64, "trainSize": 320, "validationSize": 128}

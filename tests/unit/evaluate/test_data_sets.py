@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from archsearch.errors import UserError
 from archsearch.evaluate.classification import ClassificationConfig
-from archsearch.evaluate.data import Scaling, data_set, names
-from archsearch.evaluate.data import splits
+from archsearch.evaluate.data import Scaling, data_set, names, splits
 from archsearch.evaluate.data.idx import read_idx
 from archsearch.evaluate.data.splits import scale, split
 
@@ -161,7 +161,7 @@ def test_truncated_gzip_is_named(tmp_path: Path) -> None:
 
 def test_images_and_labels_must_belong_together(folder: Path) -> None:
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(7)))
-    with pytest.raises(UserError, match="holds 30 images, .* 7 labels"):
+    with pytest.raises(UserError, match=r"holds 30 images, .* 7 labels"):
         data_set("idx", str(folder)).load()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from archsearch.errors import UserError
 from archsearch.evaluate.user import UserEvaluator, import_target
 

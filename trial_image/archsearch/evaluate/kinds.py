@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from archsearch.errors import BadMetric, UserError
 from archsearch.evaluate.base import Evaluator
 from archsearch.evaluate.determinism import seed_everything
 from archsearch.evaluate.models import build_space, describe_space, fixed
 from archsearch.evaluate.user import UserEvaluator
 from archsearch.protocol import Assignment, TrialKind
-from archsearch.registry import find
+from archsearch.registry import find, registered
 from archsearch.spec.base import JsonObject
 from archsearch.trial.context import check_final, numbers
 
@@ -96,14 +94,12 @@ def run_kind(context: TrialContext) -> KindResult:
 
 
 def preload() -> None:
-    """Import and warm up what every trial needs, for the zygote: no data, no user code, CUDA untouched."""
+    """Import what every trial needs, for the zygote: no data, no user code, CUDA untouched."""
     from archsearch.evaluate import training  # noqa: F401
 
-    # Making the first optimizer imports a good part of torch.
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=0.1)
-    weight.grad = torch.zeros(1)
-    optimizer.step()
+    # Looking for entry points reads the metadata of every installed package.
+    registered("archsearch.spaces")
+    registered("archsearch.evaluators")
 
 
 def set_up(spec: EvaluatorSpec, model_space: ModelSpace) -> Setup:

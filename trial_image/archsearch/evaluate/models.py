@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from archsearch.errors import ArchsearchError, UserError
@@ -14,9 +15,13 @@ from archsearch.nn import describe, fix
 from archsearch.registry import find
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ModelSpace
+from archsearch.trial.context import Infeasible
 
 if TYPE_CHECKING:
     from archsearch.space import Architecture, SearchSpace
+
+# What building a network may raise that is no mistake in its code.
+_OTHER = (MemoryError, torch.OutOfMemoryError, Infeasible)
 
 
 def build_space(
@@ -52,6 +57,8 @@ def build_space(
         ) from error
     try:
         model = found(**args)
+    except _OTHER:
+        raise
     except Exception as error:
         raise fault(error, f"{what} cannot be made with the arguments {args}") from error
     return model, _with_args(model_space, args)
@@ -88,7 +95,7 @@ def fixed(
     chosen = space.validate(architecture)
     try:
         return fix(model, chosen), chosen
-    except ArchsearchError:
+    except (*_OTHER, ArchsearchError):
         raise
     except Exception as error:
         raise fault(error, f"the architecture {dict(architecture)} cannot be built") from error

@@ -128,6 +128,8 @@ class Trainer:
         try:
             with torch.no_grad():
                 output = self.model(batch)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(
                 f"the network does not take inputs of shape {tuple(batch.shape)} (batch, channels, height, width): "
