@@ -1,4 +1,4 @@
-"""The line between the supervisor and a trial child: one JSON object a line over a socket pair. Bounded, never trusted."""
+"""The line between the supervisor and a trial child: a JSON object a line over a socket pair. Bounded, not trusted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ChildChannel:
         return [str(json.loads(line).get("order", "")) for line in lines]
 
     def receive(self) -> JsonObject | None:
-        """The next message, waited for; None: the supervisor closed the line. Orders of an earlier trial are skipped."""
+        """The next message, waited for; None: the supervisor closed the line. An earlier trial's orders are skipped."""
         while True:
             while b"\n" not in self._buffer:
                 data = self._socket.recv(65536)

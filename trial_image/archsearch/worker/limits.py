@@ -12,7 +12,7 @@ _ROOT = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Cgroup:
-    """The control group of this process. In a container the path may be the host's, while its root is what is mounted."""
+    """The control group of this process. In a container its path may be the host's, and its root what is mounted."""
 
     root: Path = _ROOT
     proc: Path = Path("/proc/self/cgroup")

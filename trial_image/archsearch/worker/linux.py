@@ -1,4 +1,4 @@
-"""What the worker asks of the Linux kernel: who dies with whom, who adopts orphans, what may be read, what is left running."""
+"""What the worker asks of Linux: who dies with whom, who adopts orphans, what may be read, what is left running."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
-_CAP_SYS_PTRACE = 19
+_READS_MEMORY = (19, 21, 38)  # CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,18 +50,19 @@ def hide_memory() -> None:
 
 
 def give_up_tracing() -> None:
-    """Drop CAP_SYS_PTRACE for good, with which root could read the memory of a process that hides it. No-op without it."""
+    """Drop for good the capabilities with which root reads the memory even of a process that hides it."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     data = ctypes.create_string_buffer(24)
     if _libc.capget(header, data) != 0:
         return
-    sets = list(struct.unpack("=6I", data.raw))
-    if not sets[1] & (1 << _CAP_SYS_PTRACE):
-        return
-    with contextlib.suppress(OSError):  # the bounding set needs CAP_SETPCAP
-        _prctl(_PR_CAPBSET_DROP, _CAP_SYS_PTRACE)
-    kept = [word & ~(1 << _CAP_SYS_PTRACE) if index < 3 else word for index, word in enumerate(sets)]
-    _libc.capset(header, struct.pack("=6I", *kept))
+    words = list(struct.unpack("=6I", data.raw))  # effective, permitted, inheritable; the upper halves of the same
+    for capability in _READS_MEMORY:
+        half, bit = divmod(capability, 32)
+        with contextlib.suppress(OSError):  # changing the bounding set is a capability of its own
+            _prctl(_PR_CAPBSET_DROP, capability)
+        for index in range(3 * half, 3 * half + 3):
+            words[index] &= ~(1 << bit)
+    _libc.capset(header, struct.pack("=6I", *words))
 
 
 def children_of_all() -> dict[int, list[int]]:
@@ -95,7 +96,7 @@ def descendants(root: int, without: Iterable[int] = ()) -> list[int]:
 def sweep(without: Iterable[int] = (), timeout_seconds: float = 10.0) -> int:
     """Kill every descendant of this process and reap those that became its children, until none is left.
 
-    Needs `adopt_orphans`. A process that forks faster than it is killed loses, since each round takes all that the last one missed.
+    Needs `adopt_orphans`. Processes that fork meanwhile lose, since each round takes what the last one missed.
 
     Returns:
         How many were still there when the time was over (processes stuck in the kernel); 0: all are gone.
@@ -116,7 +117,7 @@ def sweep(without: Iterable[int] = (), timeout_seconds: float = 10.0) -> int:
 
 
 def childless() -> bool:
-    """True when this process has neither children nor zombies: with `adopt_orphans`, no descendant at all. One system call."""
+    """True when this process has neither children nor zombies: with `adopt_orphans`, no descendant. One system call."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

@@ -128,10 +128,9 @@ class Zygote:
         if process is None:
             return
         self._lose("the worker is ending")
-        deadline = asyncio.get_running_loop().time() + STOP_SECONDS
-        while process.poll() is None and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
-        if process.poll() is None:
+        try:
+            await asyncio.to_thread(process.wait, STOP_SECONDS)
+        except subprocess.TimeoutExpired:
             process.kill()
             await asyncio.to_thread(process.wait)
         await asyncio.to_thread(linux.sweep)
@@ -163,8 +162,8 @@ class Zygote:
             case "ready" if self._ready is not None:
                 if event["threads"] > 1:
                     print(  # noqa: T201
-                        f"archsearch: the zygote has {event['threads']} threads after its imports; trials may hang in their "
-                        "first parallel operation (does a sitecustomize or .pth file of this image start a thread?)",
+                        f"archsearch: the zygote has {event['threads']} threads after its imports; trials may hang in a "
+                        "parallel operation (does a sitecustomize or .pth file of this image start a thread?)",
                         file=sys.stderr,
                         flush=True,
                     )

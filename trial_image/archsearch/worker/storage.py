@@ -1,7 +1,7 @@
 """What a trial reads from and writes to the store: checkpoints; and back, also weights, artefacts and the log's end.
 
-All of it happens in the supervisor, since trial children have no keys. Names in the store hold the lease's fence, so that
-two workers that both believe to own a trial never write to the same place.
+All of it happens in the supervisor, since trial children have no keys. Names in the store hold the lease's fence, so
+that two workers that both believe to own a trial never write to the same place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The supervisor: leases trials, has them run, reports how they ended. No torch, no user code, the only one with secrets."""
+"""The supervisor: leases trials, has them run, reports how they ended. No torch, no user code; it alone has secrets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +41,7 @@ from archsearch.worker.trial_run import POINTS_PER_REPORT, Surroundings, TrialRu
 
 EXIT_FAILED = 1
 LONG_POLL_SECONDS = 10.0
+NEXT_POLL_SECONDS = 0.2  # how long the answer to a result may wait for the next trial
 BACKOFF_SECONDS = (0.2, 5.0)  # first and longest pause while the driver does not answer
 HURRY_SECONDS = 1.0  # grace after a second signal
 FAREWELL_SECONDS = 8.0  # for uploads and the result, after the trial's own grace
@@ -167,7 +169,7 @@ class Supervisor:
 
     def _next(self, reply: LeaseReply | None) -> Grant | None:
         if reply is None or reply.state == "wait":
-            return None  # asked for without a long poll: ask again with one
+            return None  # that was a short poll: ask again with a long one
         if reply.state == "done":
             raise _Ending(EXIT_DONE)
         return reply.grant
@@ -189,10 +191,7 @@ class Supervisor:
         poll = LONG_POLL_SECONDS
         while True:
             start = time.monotonic()
-            request = self._request(poll)
-            reply = await self._unless_terminated(
-                self._until_reached(lambda request=request: self._client.lease(request))
-            )
+            reply = await self._unless_terminated(self._until_reached(partial(self._client.lease, self._request(poll))))
             if reply.state == "done":
                 raise _Ending(EXIT_DONE)
             if reply.state == "granted" and reply.grant is not None:
@@ -253,7 +252,7 @@ class Supervisor:
     # --- results
 
     async def _finish(self, grant: Grant, outcome: Outcome, points: list[MetricPoint]) -> LeaseReply | None:
-        """Hand in a result, however long the driver is away; where it takes the next trial in the same round, that answer."""
+        """Hand in a result, however long the driver is away. Returns its answer to the question for the next trial."""
         reply = await self._hand_in(grant, outcome, points)
         return reply.next if reply is not None else None
 
@@ -265,7 +264,7 @@ class Supervisor:
                 fence=grant.fence,
                 outcome=outcome,
                 points=points,
-                next=self._request(0.0) if ask else None,
+                next=self._request(NEXT_POLL_SECONDS) if ask else None,
                 worker=self._settings.worker,
                 job=self._settings.job,
             )

@@ -57,7 +57,7 @@ class Surroundings:
 
 
 class TrialRun:
-    """Runs the trial of one grant. `outcome` is None when the lease was lost: the trial belongs to another worker then."""
+    """Runs the trial of one grant; its outcome is None when the lease was lost: it is another worker's trial then."""
 
     def __init__(self, grant: Grant, around: Surroundings, directory: Path) -> None:
         self.grant = grant
@@ -79,7 +79,7 @@ class TrialRun:
         self._started = 0.0
 
     def release(self, grace_seconds: float) -> None:
-        """Have the trial checkpoint and give itself back within `grace_seconds`; called again, it may only get shorter."""
+        """Have the trial checkpoint and give itself back within `grace_seconds`, or less if called again with less."""
         self._obey("release", grace_seconds)
 
     async def outcome(self) -> Outcome | None:
@@ -158,9 +158,8 @@ class TrialRun:
                 deadline = math.inf if self._killed else min(limit, self._order_deadline)
                 change = asyncio.create_task(self._changed.wait())
                 timeout = None if math.isinf(deadline) else max(0.0, deadline - now)
-                await asyncio.wait(
-                    {reading, change, child.exited}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-                )
+                watched: list[asyncio.Future[Any]] = [reading, change, child.exited]
+                await asyncio.wait(watched, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 change.cancel()
                 if child.exited.done():
                     # Nothing holds the other end any more: what is still in the line is all there is.
@@ -209,7 +208,7 @@ class TrialRun:
                 self._start_upload()
 
     async def _end(self, child: Child, result: JsonObject | None) -> Exit | None:
-        """Wait for the process's end; None where it goes on to serve. When this returns nothing of the trial is running."""
+        """Wait for the process's end; None where it goes on to serve."""
         succeeded = result is not None and _state(result) == TrialState.SUCCEEDED
         if child.key and succeeded and not self._killed and not child.exited.done():
             self._around.children.keep(child)

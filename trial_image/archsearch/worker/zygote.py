@@ -1,8 +1,8 @@
 """The zygote: torch imported once in a process of one thread, from which every trial child is forked in milliseconds.
 
-It never touches CUDA and never runs user code. A parent that ever ran two threads would leave its children hanging in their
-first parallel operation, so the libraries are told to use one before they are imported. It adopts every orphan below it, and
-says that a trial's process has ended only when nothing that the trial started is left.
+It never touches CUDA and never runs user code. A parent that ever ran two threads would leave its children hanging in
+their first parallel operation, so the libraries are told to use one before they are imported. It adopts every orphan
+below it, and says that a trial's process has ended only when nothing that the trial started is left.
 """
 
 from __future__ import annotations
