@@ -67,7 +67,9 @@ class Trial:
     replicate: int
     state: TrialState = TrialState.PENDING
     metrics: Mapping[str, float] = field(default_factory=dict)
-    values: tuple[float, ...] = ()  # the objectives' values, turned so that larger is better; empty without a usable result
+    values: tuple[
+        float, ...
+    ] = ()  # the objectives' values, turned so that larger is better; empty without a usable result
     failure: FailureClass | None = None
     message: str = ""
     payload: Json = None
@@ -147,7 +149,8 @@ def objective_values(objectives: Sequence[Objective], metrics: Mapping[str, floa
     if any(objective.metric not in metrics for objective in objectives):
         return ()
     return tuple(
-        metrics[objective.metric] if objective.goal is Goal.MAXIMIZE else -metrics[objective.metric] for objective in objectives
+        metrics[objective.metric] if objective.goal is Goal.MAXIMIZE else -metrics[objective.metric]
+        for objective in objectives
     )
 
 
@@ -237,7 +240,9 @@ class Run:
         """
         while not self._inbox:
             if not self._out:
-                raise StrategyError("the strategy waits for a completed trial, but has submitted none that is not finished")
+                raise StrategyError(
+                    "the strategy waits for a completed trial, but has submitted none that is not finished"
+                )
             await _pause()
         return self._inbox.popleft()
 

@@ -25,7 +25,9 @@ class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
 
     class Config(StrategyConfig):
         population: int = Field(default=100, ge=2, le=100_000, description="Architectures that live at one time (P).")
-        sample: int = Field(default=25, ge=1, le=100_000, description="Candidates for each parent (S), drawn without replacement.")
+        sample: int = Field(
+            default=25, ge=1, le=100_000, description="Candidates for each parent (S), drawn without replacement."
+        )
 
         @model_validator(mode="after")
         def _bounded(self) -> Self:

@@ -44,6 +44,10 @@ class Journal:
         else:
             self._last.add_done_callback(lambda done: _if_durable(done, [callback]))
 
+    def flush(self) -> None:
+        """Start the commit of what is written now, not at the end of this step of the loop."""
+        self._flush()
+
     async def settled(self) -> None:
         """Wait until everything written so far is durable. Raises Fenced or StoreError."""
         self._flush()

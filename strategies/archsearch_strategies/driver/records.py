@@ -140,9 +140,7 @@ class Result(RecordBase):
     type: Literal["result"] = "result"
     number: int
     attempt: int = 0
-    state: Literal[
-        TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED, TrialState.INFEASIBLE, TrialState.CACHED
-    ]
+    state: Literal[TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED, TrialState.INFEASIBLE, TrialState.CACHED]
     metrics: Metrics = Field(default_factory=dict)
     failure: FailureClass | None = None
     message: str = ""

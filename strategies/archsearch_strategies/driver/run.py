@@ -76,7 +76,9 @@ class DurableRun:
             self._collect()
             self._compare(expected)
         if expected:
-            raise NonDeterministic(f"the ledger has {_show(expected[0])}, but the replayed strategy asked for nothing more")
+            raise NonDeterministic(
+                f"the ledger has {_show(expected[0])}, but the replayed strategy asked for nothing more"
+            )
 
     def facts(self, parallelism: int, max_trials: int) -> None:
         """Tell the strategy what it may use, where that is new; the first call starts it."""
@@ -125,7 +127,9 @@ class DurableRun:
 
     def _replay_memo(self, record: r.Memo) -> None:
         if not self._computes:
-            raise NonDeterministic("the ledger has the value of a computation that the replayed strategy does not wait for")
+            raise NonDeterministic(
+                "the ledger has the value of a computation that the replayed strategy does not wait for"
+            )
         self._computes.popleft()
         self._execution.answer(record.value)
 

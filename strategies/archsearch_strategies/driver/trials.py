@@ -240,6 +240,9 @@ class TrialTable:
     def _end(self, record: r.Ended) -> None:
         self.ended = record
         self._pause(record.time)
+        for row in self.rows.values() if self.counts[TrialState.RUNNING] else ():
+            if row.state is TrialState.RUNNING:  # told to stop; it starts again if the search is reopened
+                self._set(row, TrialState.PENDING)
 
     def _export(self, record: r.Exported) -> None:
         self.exported = record

@@ -80,7 +80,8 @@ class LeaseBook:
     ) -> None:
         self.settings = settings
         self.paused = False  # nothing is granted, and reports are answered with release
-        self.over = False  # nothing will ever be granted again, and reports are answered with stop
+        self.ended = False  # the search is: its trials are neither granted nor taken any more; describe and export are
+        self.over = False  # nothing will ever be granted again
         self.expired = 0  # leases that ran out
         self._table = table
         self._journal = journal
@@ -96,15 +97,11 @@ class LeaseBook:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._timers: set[asyncio.TimerHandle] = set()
         self.observe_wait: Callable[[float], None] = lambda seconds: None
+        self.granted: Callable[[], None] = lambda: None
 
     @property
     def live(self) -> int:
         return len(self._live)
-
-    @property
-    def queued(self) -> int:
-        """Rows that could be leased now, but for the parallelism."""
-        return sum(1 for row, _ in (*self._first, *self._queue) if row.state is TrialState.PENDING)
 
     def adopt_leases(self) -> None:
         """After a restart: what was out stays with its worker for one lease time, in which a heartbeat claims it back."""
@@ -150,6 +147,7 @@ class LeaseBook:
                 )
             )
         self._live[row] = self._now() + self.settings.lease_seconds
+        self.granted()
         return Grant(
             lease=secret,
             fence=Fence(epoch=lease.epoch, counter=lease.counter),
@@ -167,8 +165,8 @@ class LeaseBook:
         row = self._find(request.lease, request.fence)
         if row is None:
             raise LeaseLost("this lease is not known here, or the trial was leased again")
-        if row.finished:
-            return ReportReply(action="stop" if self.over else "continue")
+        if row.finished or self._dropped(row):
+            return ReportReply(action="stop")
         if row not in self._live:
             self._reclaim(row)
         self._live[row] = self._now() + self.settings.lease_seconds
@@ -176,7 +174,7 @@ class LeaseBook:
             self._journal.write(
                 r.Reported(number=row.number, points=list(request.points), checkpoint=request.checkpoint)
             )
-        if self.over or row.stop:
+        if row.stop:
             return ReportReply(action="stop")
         return ReportReply(action="release" if self.paused else "continue")
 
@@ -190,7 +188,7 @@ class LeaseBook:
             Fenced, StoreError: it could not be made durable.
         """
         row = self._find(request.lease, request.fence)
-        if row is None:
+        if row is None or (self._dropped(row) and not row.finished):
             return False
         if not row.finished and not self._was_returned(row, request.outcome):
             if row not in self._live:
@@ -202,18 +200,18 @@ class LeaseBook:
     def lost(self, worker: WorkerLost) -> None:
         """A worker ended without being done: what it had is returned at once, not when the lease runs out."""
         for row in [row for row in self._live if row.lease is not None and row.lease.job == worker.job]:
+            if self._dropped(row):
+                continue
             self._end_attempt(row, Outcome(state=TrialState.FAILED, failure=worker.failure, message=worker.message))
 
     def expire(self) -> None:
         """Return the trials whose worker has not been heard of for a lease time."""
         now = self._now()
-        for row in [row for row, deadline in self._live.items() if deadline <= now]:
+        for row in [row for row, deadline in self._live.items() if deadline <= now and not self._dropped(row)]:
             self.expired += 1
             worker = row.lease.worker if row.lease is not None else ""
             message = f"nothing was heard of worker {worker} for {self.settings.lease_seconds:.0f} s"
-            self._end_attempt(
-                row, Outcome(state=TrialState.PENDING, failure=FailureClass.PREEMPTED, message=message)
-            )
+            self._end_attempt(row, Outcome(state=TrialState.PENDING, failure=FailureClass.PREEMPTED, message=message))
 
     def wake(self, every: bool = False) -> None:
         """Let one waiting worker (or every one) look again."""
@@ -239,6 +237,13 @@ class LeaseBook:
         finally:
             waiter.cancel()
 
+    def end_search(self) -> None:
+        """The search is over: its trials are not leased any more, and those that run are told to stop."""
+        self.ended = True
+        for row in [row for row in self._live if row.number is not None]:
+            del self._live[row]
+        self.wake(every=True)
+
     def close(self) -> None:
         """Nothing comes any more."""
         self.over = True
@@ -248,7 +253,7 @@ class LeaseBook:
         self.wake(every=True)
 
     def _pop(self) -> Row | None:
-        full = sum(1 for row in self._live if row.number is not None) >= self.settings.parallelism
+        full = self.ended or self._table.counts[TrialState.RUNNING] >= self.settings.parallelism
         for queue in (self._first, self._queue):
             for _ in range(len(queue)):
                 row, offered = queue.popleft()
@@ -267,6 +272,9 @@ class LeaseBook:
         if row is None or row.lease is None or row.lease.digest != digest:
             return None
         return row if (row.lease.epoch, row.lease.counter) == (fence.epoch, fence.counter) else None
+
+    def _dropped(self, row: Row) -> bool:
+        return self.over or (self.ended and row.number is not None)
 
     def _was_returned(self, row: Row, outcome: Outcome) -> bool:
         """A release that comes a second time, its first reply lost."""

@@ -15,7 +15,15 @@ from pydantic import ValidationError
 
 import archsearch
 from archsearch.errors import ArchsearchError
-from archsearch.protocol import BODY_LIMIT_BYTES, PROTOCOL_VERSION, LeaseReply, LeaseRequest, ReportRequest, ResultReply, ResultRequest
+from archsearch.protocol import (
+    BODY_LIMIT_BYTES,
+    PROTOCOL_VERSION,
+    LeaseReply,
+    LeaseRequest,
+    ReportRequest,
+    ResultReply,
+    ResultRequest,
+)
 from archsearch.spec.base import Model
 from archsearch_strategies.lease.book import LeaseBook, LeaseLost
 
@@ -128,6 +136,8 @@ class LeaseServer:
         while True:
             if self.done or (self._book is not None and self._book.over):
                 return LeaseReply(state="done")
+            if self._book is not None and self._book.paused:
+                return LeaseReply(state="done")  # suspended: let go of the resources
             if self._book is not None and (grant := self._book.grant(request)) is not None:
                 return LeaseReply(state="granted", grant=grant)
             left = end - loop.time()
@@ -184,7 +194,9 @@ def _finite(text: str) -> float:
 
 
 def _reply(message: Model) -> web.Response:
-    return web.Response(body=message.model_dump_json(by_alias=True, exclude_none=True).encode(), content_type="application/json")
+    return web.Response(
+        body=message.model_dump_json(by_alias=True, exclude_none=True).encode(), content_type="application/json"
+    )
 
 
 def _error(status: int, reason: str, message: str) -> web.Response:

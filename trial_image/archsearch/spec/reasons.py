@@ -11,6 +11,7 @@ SPEC_INVALID = "SpecInvalid"  # the spec cannot run; the message names field, va
 IMAGE_UNAVAILABLE = "ImageUnavailable"  # an image cannot be pulled
 QUOTA_PENDING = "QuotaPending"  # a quota or a queue holds the pods back
 UNSCHEDULABLE = "Unschedulable"  # no node has room
+POD_NOT_STARTING = "PodNotStarting"  # a container cannot be made: a Secret, a ConfigMap or a volume is missing
 STORE_UNAVAILABLE = "StoreUnavailable"  # the object store does not answer, or refuses the keys
 STRATEGY_CRASHED = "StrategyCrashed"  # the strategy pod ended abnormally and is started again
 
@@ -31,3 +32,4 @@ TOO_MANY_FAILED_TRIALS = "TooManyFailedTrials"  # more than budget.maxFailedTria
 NON_DETERMINISTIC = "NonDeterministic"  # a replayed strategy asked for something else than the ledger recorded
 STRATEGY_ERROR = "StrategyError"  # the strategy's own code raised an exception
 IN_PROGRESS = "InProgress"
+WORKERS_FAILED = "WorkersFailed"  # workers end again and again before they serve; the message has their last words

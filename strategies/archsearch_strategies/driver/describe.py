@@ -1,0 +1,91 @@
+"""The search space of a run: described by a worker, kept as `space.json`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import archsearch
+from archsearch.errors import UserError
+from archsearch.protocol import TrialState
+from archsearch.space import SearchSpace, digest
+from archsearch.spec.base import JsonObject
+from archsearch.spec.experiment import ExperimentSpec
+from archsearch.store import KeyMissing, Store
+from archsearch_strategies.driver.trials import Row
+
+SPACE_KEY = "space.json"
+FORMAT_VERSION = 1
+
+
+def source_digest(spec: ExperimentSpec) -> str:
+    """Of what a space is derived from."""
+    source = {
+        "modelSpace": spec.model_space.to_json(),
+        "evaluator": spec.evaluator.to_json(),
+        "version": archsearch.__version__,
+    }
+    return digest(source)
+
+
+def cached_space(store: Store, spec: ExperimentSpec, accepted: str | None) -> SearchSpace | None:
+    """The space in the store, if it is this run's: the accepted one, or one of the zoo for the same source. A user's code may
+    have changed since, so without acceptance it is described again. None: describe it."""
+    try:
+        document = json.loads(store.get(SPACE_KEY))
+        space = SearchSpace.from_json(document["space"])
+    except (KeyMissing, ValueError, KeyError, TypeError, UserError):
+        return None
+    if accepted is not None:
+        return space if space.digest == accepted else None
+    known = spec.model_space.zoo is not None and document.get("source") == source_digest(spec)
+    return space if known else None
+
+
+def described_space(row: Row) -> SearchSpace:
+    """The space that a finished describe trial gave.
+
+    Raises:
+        UserError: the trial failed, or what it gave is no search space.
+    """
+    if row.state is not TrialState.SUCCEEDED:
+        raise UserError(f"spec.modelSpace cannot be used: {row.message.strip() or 'its description failed'}")
+    try:
+        return SearchSpace.from_json(row.payload["space"])
+    except (KeyError, TypeError) as error:
+        raise UserError("spec.modelSpace: the worker's description holds no search space") from error
+
+
+def check_metrics(row: Row, spec: ExperimentSpec) -> None:
+    """Check the objectives against what the evaluator declares, where the describe trial told it.
+
+    Raises:
+        UserError: names the objective and the declared metrics.
+    """
+    declared: Any = (row.payload or {}).get("metrics")
+    for index, objective in enumerate(spec.objectives):
+        if declared is not None and objective.metric not in declared:
+            raise UserError(
+                f"spec.objectives[{index}].metric: the evaluator reports no {objective.metric!r}, only {', '.join(declared)}"
+            )
+
+
+def save_space(store: Store, space: SearchSpace, spec: ExperimentSpec, accepted: str | None, uri: str) -> None:
+    """Keep it for the next driver and for readers.
+
+    Raises:
+        UserError: the ledger was accepted with another space.
+        StoreError: it cannot be written.
+    """
+    if accepted is not None and space.digest != accepted:
+        raise UserError(
+            f"the search space is not the one that the run in {uri} was started with (digest {space.digest[:12]}, then "
+            f"{accepted[:12]}): the model's code or its arguments changed; take another name or --storage, or the code as it was"
+        )
+    document: JsonObject = {
+        "formatVersion": FORMAT_VERSION,
+        "digest": space.digest,
+        "source": source_digest(spec),
+        "space": space.to_json(),
+    }
+    store.put(SPACE_KEY, json.dumps(document, indent=1).encode())

@@ -1,0 +1,191 @@
+"""The live search: between the strategy's durable run and the lease book. Decides when the search is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from archsearch.errors import ArchsearchError
+from archsearch.protocol import TrialState
+from archsearch.spec import reasons
+from archsearch.spec.experiment import Budget
+from archsearch_strategies.driver import records as r
+from archsearch_strategies.driver.journal import Journal
+from archsearch_strategies.driver.run import DurableRun
+from archsearch_strategies.driver.trials import REUSABLE, Row, TrialTable
+from archsearch_strategies.lease.book import LeaseBook, cached
+from archsearch_strategies.strategy import Compute, Execution, StrategyError
+
+
+@dataclass(frozen=True)
+class End:
+    """Why a search is over: a reason of archsearch.spec.reasons, and a sentence."""
+
+    reason: str
+    message: str
+
+
+class Search:
+    """Hands results to the strategy and its trials to the book.
+
+    Args:
+        changed: called when something happened that the driver may have to act on.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        table: TrialTable,
+        journal: Journal,
+        book: LeaseBook,
+        *,
+        seed: int,
+        budget: Budget,
+        wall: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self.budget = budget
+        self.error: ArchsearchError | None = None  # the strategy's; the run cannot go on
+        self.run = DurableRun(execution, table, seed, self._write)
+        self._table = table
+        self._journal = journal
+        self._book = book
+        self._wall = wall
+        self._changed = changed
+        self._followers: dict[int, list[Row]] = defaultdict(list)  # waiting for the result of an equal trial
+        self._known: deque[Row] = deque()  # their result is known already
+        self._computing: asyncio.Task[None] | None = None
+
+    def begin(self, recorded: list[r.Record], parallelism: int) -> None:
+        """Replay, then go on from there.
+
+        Raises:
+            NonDeterministic, StrategyError, UserError: the strategy cannot go on.
+        """
+        self.run.replay(recorded)
+        for row in self._table.rows.values():
+            if row.state is TrialState.PENDING:
+                self._route(row)
+        self._book.adopt_leases()
+        self.run.settle()
+        self.facts(parallelism)
+
+    def facts(self, parallelism: int) -> None:
+        """Tell of a changed parallelism or budget."""
+        self._book.settings.parallelism = parallelism
+        self.run.facts(parallelism, self.budget.max_trials)
+        self._book.wake(every=True)
+        self.advance()
+
+    def row_finished(self, row: Row) -> None:
+        """A numbered trial got its result."""
+        assert row.number is not None
+        for follower in self._followers.pop(row.number, ()):
+            self._route(follower)
+        self.advance()
+
+    def advance(self) -> None:
+        """Hand over what is finished, one by one, unless a rule has ended the search."""
+        try:
+            while self.error is None:
+                while self._known:
+                    row = self._known.popleft()
+                    self._journal.write(cached(row, self._table.known[row.identity], self._wall()))
+                number = next(iter(self._table.unhanded), None)
+                if number is None or self.rule() is not None:
+                    break
+                self.run.hand(number)
+            self._compute()
+        except ArchsearchError as error:
+            self.error = error
+        self._changed()
+
+    def rule(self) -> End | None:
+        """Whether the results so far end the search; independent of the strategy and of the clock."""
+        table, budget = self._table, self.budget
+        if table.goal is not None:
+            return End(reasons.GOAL_REACHED, f"trial {table.goal.number} met the target")
+        failed = table.counts[TrialState.FAILED]
+        if failed > budget.max_failed_trials:
+            last = next((row for row in reversed(table.rows.values()) if row.state is TrialState.FAILED), None)
+            why = f"; the last: {last.message.strip().splitlines()[-1]}" if last and last.message.strip() else ""
+            return End(
+                reasons.TOO_MANY_FAILED_TRIALS,
+                f"{failed} trials failed, more than budget.maxFailedTrials {budget.max_failed_trials}{why}",
+            )
+        if budget.max_gpu_seconds is not None and table.gpu_seconds >= budget.max_gpu_seconds:
+            return End(reasons.BUDGET_EXHAUSTED, f"budget.maxGpuSeconds {budget.max_gpu_seconds} is used up")
+        return None
+
+    def end(self, now: float) -> End | None:
+        """Whether the search is over at the time `now` (seconds since the epoch)."""
+        if (rule := self.rule()) is not None:
+            return rule
+        limit = self.budget.max_duration_seconds
+        if limit is not None and self._table.elapsed(now) >= limit:
+            return End(reasons.DEADLINE_EXCEEDED, f"budget.maxDurationSeconds {limit} is over")
+        if self._table.unfinished or self._table.unhanded or self.run.computing is not None:
+            return None
+        if self.run.finished:
+            return End(reasons.SEARCH_FINISHED, "the strategy has nothing more to try")
+        if self.run.held:
+            return End(reasons.MAX_TRIALS_REACHED, f"budget.maxTrials {self.budget.max_trials} trials are finished")
+        return None
+
+    async def close(self) -> None:
+        if self._computing is not None:
+            self._computing.cancel()
+            await asyncio.gather(self._computing, return_exceptions=True)
+        self.run.close()
+
+    def _write(self, record: r.Record) -> None:
+        self._journal.write(record)
+        if isinstance(record, r.Submitted):
+            self._route(self._table.rows[record.number])
+
+    def _route(self, row: Row) -> None:
+        """Into the queue, or to the equal trial whose result it shares."""
+        first = self._table.known.setdefault(row.identity, row)
+        if first is row:
+            self._journal.when_durable(lambda: self._book.offer(row))
+        elif first.state in REUSABLE:
+            self._known.append(row)
+        else:
+            assert first.number is not None
+            self._followers[first.number].append(row)
+
+    def _compute(self) -> None:
+        wanted = self.run.computing
+        if wanted is not None and (self._computing is None or self._computing.done()):
+            self._computing = asyncio.get_running_loop().create_task(self._answer(wanted))
+
+    async def _answer(self, wanted: Compute) -> None:
+        try:
+            value = await asyncio.to_thread(wanted.compute)
+            self.run.answer(value)
+        except ArchsearchError as error:
+            self.error = error
+        except Exception as error:
+            self.error = StrategyError(f"a computation of the strategy raised {type(error).__name__}: {error}")
+            self.error.__cause__ = error
+        self._computing = None
+        self.advance()
+
+
+def may_reopen(table: TrialTable, budget: Budget) -> bool:
+    """Whether a budget that was raised since lets an ended search go on."""
+    if table.ended is None:
+        return False
+    match table.ended.reason:
+        case reasons.MAX_TRIALS_REACHED:
+            return table.counted < budget.max_trials
+        case reasons.TOO_MANY_FAILED_TRIALS:
+            return table.counts[TrialState.FAILED] <= budget.max_failed_trials
+        case reasons.BUDGET_EXHAUSTED:
+            return budget.max_gpu_seconds is None or table.gpu_seconds < budget.max_gpu_seconds
+        case reasons.DEADLINE_EXCEEDED:
+            limit = budget.max_duration_seconds
+            return limit is None or table.elapsed(0.0) < limit
+    return False

@@ -1,0 +1,97 @@
+"""What a run leaves behind: `summary.json`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from archsearch.protocol import TrialState
+from archsearch.spec.base import JsonObject, Model
+from archsearch.spec.experiment import NASExperiment
+from archsearch_strategies.driver.history import history_hash
+from archsearch_strategies.driver.trials import Row, TrialTable
+
+SUMMARY_KEY = "summary.json"
+BEST_FOLDER = "best"
+
+
+class TrialSummary(Model):
+    """One of the best trials."""
+
+    number: int
+    kind: str
+    state: str
+    architecture: JsonObject | None = None
+    hash: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    seed: int = 0
+    artifacts: dict[str, str] = Field(default_factory=dict)
+
+
+class Summary(Model):
+    """How a run ended, or where it stands.
+
+    `state` is Stopped where the driver was told to stop: the same command goes on.
+    """
+
+    format_version: Literal[1] = 1
+    name: str
+    state: Literal["Succeeded", "Failed", "Suspended", "Stopped"]
+    reason: str
+    message: str = ""
+    uri: str = ""
+    history_hash: str = ""
+    trials: dict[str, int] = Field(default_factory=dict, description="By state.")
+    failures: dict[str, int] = Field(default_factory=dict, description="Failed attempts by class.")
+    best: list[TrialSummary] = Field(default_factory=list, description="Best first, at most 20.")
+    pareto: list[TrialSummary] = Field(
+        default_factory=list, description="Of several objectives: what no other dominates."
+    )
+    model: str = Field(default="", description="Key of the exported model's folder below the run's, empty without one.")
+    gpu_seconds: float = 0.0
+    elapsed_seconds: float = 0.0
+    spec: JsonObject = Field(default_factory=dict)
+
+
+def summarize(
+    experiment: NASExperiment,
+    table: TrialTable,
+    *,
+    state: Literal["Succeeded", "Failed", "Suspended", "Stopped"],
+    reason: str,
+    message: str,
+    uri: str,
+    now: float,
+) -> Summary:
+    """The summary of what the table holds at the time `now`."""
+    exported = table.exported
+    return Summary(
+        name=experiment.metadata.name,
+        state=state,
+        reason=reason,
+        message=message,
+        uri=uri,
+        history_hash=history_hash(table),
+        trials={each.value: table.counts[each] for each in TrialState},
+        failures={failure.value: count for failure, count in sorted(table.failures.items())},
+        best=[_trial(row) for row in table.best],
+        pareto=[_trial(row) for row in table.pareto] if len(table.objectives) > 1 else [],
+        model=BEST_FOLDER if exported is not None and not exported.error else "",
+        gpu_seconds=table.gpu_seconds,
+        elapsed_seconds=table.elapsed(now),
+        spec=experiment.spec.to_json(),
+    )
+
+
+def _trial(row: Row) -> TrialSummary:
+    return TrialSummary(
+        number=row.number or 0,
+        kind=row.kind.value,
+        state=row.state.value,
+        architecture=row.architecture,
+        hash=row.hash,
+        metrics=dict(row.metrics),
+        seed=row.seed,
+        artifacts=dict(row.artifacts),
+    )

@@ -1,0 +1,233 @@
+"""Workers as processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from archsearch.protocol import FailureClass
+from archsearch.spec import names
+from archsearch.spec.experiment import ExperimentSpec, Isolation
+from archsearch.store import Credentials
+from archsearch_strategies.launch.base import LaunchContext, WorkerLost
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+LOG_TAIL_CHARACTERS = 800
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - where there is one, secrets never reach a disk
+
+
+@dataclass(eq=False)
+class _Worker:
+    name: str
+    process: asyncio.subprocess.Process
+    log: Path
+    folder: Path
+
+
+class LocalLauncher:
+    """Starts `python -m archsearch.worker` here. The workers die with this process, whatever ends it.
+
+    Args:
+        code_dir: put first on the path of trial children: the user's modules.
+        log_dir: where the workers' logs go; a temporary folder where None.
+        credentials: keys of the store, where it is a bucket; None: the worker has none but the machine's own.
+        ca_bundle: PEM file for the store's endpoint.
+        arguments: further arguments of each worker.
+    """
+
+    ephemeral = True
+
+    def __init__(
+        self,
+        *,
+        code_dir: Path | None = None,
+        log_dir: Path | None = None,
+        credentials: Credentials | None = None,
+        ca_bundle: str = "",
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        self._code_dir = code_dir
+        self._credentials = credentials
+        self._ca_bundle = ca_bundle
+        self._arguments = arguments
+        self._base: Path | None = None
+        self._log_dir = log_dir
+        self._context: LaunchContext | None = None
+        self._spec: ExperimentSpec | None = None
+        self._wanted = 0
+        self._counter = 0
+        self._starting = 0
+        self._workers: set[_Worker] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pause = 0.0
+        self._stopping = False
+
+    @property
+    def log_dir(self) -> Path | None:
+        """Where the workers' logs are; known after `start`."""
+        return self._log_dir
+
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of the workers."""
+        return [worker.process.pid for worker in self._workers]
+
+    async def start(self, context: LaunchContext) -> None:
+        """Take the context. Starts nothing yet."""
+        self._context, self._spec, self._stopping = context, context.spec, False
+        parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
+        self._base = Path(tempfile.mkdtemp(prefix="archsearch-", dir=parent))
+        if self._log_dir is None:
+            self._log_dir = Path(tempfile.mkdtemp(prefix="archsearch-logs-"))
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+
+    def ensure(self, workers: int) -> None:
+        """Start workers until so many are alive."""
+        self._wanted = workers
+        missing = workers - self.alive()
+        for _ in range(missing if not self._stopping else 0):
+            self._starting += 1
+            task = asyncio.get_running_loop().create_task(self._run_worker())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def update(self, spec: ExperimentSpec) -> None:
+        self._spec = spec
+
+    def alive(self) -> int:
+        """Workers alive or starting."""
+        return len(self._workers) + self._starting
+
+    async def stop(self, *, grace_seconds: float = 10.0) -> None:
+        """Ask all to go, kill those that have not gone after the grace; returns when none is left."""
+        self._stopping, self._wanted = True, 0
+        for worker in list(self._workers):
+            _send(worker.process, signal.SIGTERM)
+        waiting = [asyncio.ensure_future(worker.process.wait()) for worker in self._workers]
+        if waiting:
+            await asyncio.wait(waiting, timeout=grace_seconds)
+        for worker in list(self._workers):
+            _send(worker.process, signal.SIGKILL)
+        tasks = list(self._tasks)
+        for task in tasks:
+            if not self._workers:
+                task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._base is not None:
+            shutil.rmtree(self._base, ignore_errors=True)
+
+    async def _run_worker(self) -> None:
+        """One worker from start to end, after the back-off's pause."""
+        try:
+            if self._pause:
+                await asyncio.sleep(self._pause)
+            if self._stopping or len(self._workers) >= self._wanted:
+                return
+            worker = await self._spawn()
+        finally:
+            self._starting -= 1
+        self._workers.add(worker)
+        try:
+            if self._stopping:
+                _send(worker.process, signal.SIGKILL)
+            status = await worker.process.wait()
+        except asyncio.CancelledError:
+            _send(worker.process, signal.SIGKILL)
+            await worker.process.wait()
+            raise
+        finally:
+            self._workers.discard(worker)
+            shutil.rmtree(worker.folder, ignore_errors=True)
+        self._ended(worker, status)
+
+    async def _spawn(self) -> _Worker:
+        context, spec = self._context, self._spec
+        assert context is not None and spec is not None and self._base is not None and self._log_dir is not None
+        self._counter += 1
+        name = f"local-{os.getpid()}-{self._counter}"
+        folder = self._base / name
+        self._write_secrets(folder / "secrets", context.token)
+        (folder / "work").mkdir()
+        per_job = 1 if spec.trials.isolation is Isolation.POD else spec.trials.per_job
+        log = self._log_dir / f"{name}.log"
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "archsearch.worker",
+                "--die-with-parent",
+                "--per-job",
+                str(per_job),
+                *self._arguments,
+                env=self._environment(name, folder, context.lease_url),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for the driver, which then asks the workers
+            )
+        return _Worker(name, process, log, folder)
+
+    def _environment(self, name: str, folder: Path, url: str) -> dict[str, str]:
+        """This process's environment without its keys, and what the worker is told."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+        environment |= {
+            names.ENV_DRIVER_URL: url,
+            names.ENV_SECRETS_DIR: str(folder / "secrets"),
+            names.ENV_WORK_DIR: str(folder / "work"),
+            names.ENV_WORKER_NAME: name,
+            names.ENV_JOB_NAME: name,
+        }
+        if self._code_dir is not None:
+            environment[names.ENV_CODE_DIR] = str(self._code_dir)
+        return environment
+
+    def _write_secrets(self, folder: Path, token: str) -> None:
+        folder.parent.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700)
+        secrets = {names.SECRET_TOKEN_KEY: token}
+        if self._credentials is not None:
+            keys = self._credentials
+            values = (keys.access_key, keys.secret_key, keys.session_token)
+            secrets |= {key: value for key, value in zip(names.STORAGE_SECRET_KEYS, values, strict=True) if value}
+        if self._ca_bundle:
+            secrets["ca.crt"] = Path(self._ca_bundle).read_text()
+        for key, value in secrets.items():
+            path = folder / key
+            path.touch(mode=0o600)
+            path.write_text(value)
+
+    def _ended(self, worker: _Worker, status: int) -> None:
+        context = self._context
+        assert context is not None
+        if status == names.EXIT_DONE or self._stopping:
+            self._pause = 0.0
+            return
+        told_to_go = status in (names.EXIT_TERMINATED, -signal.SIGTERM)
+        self._pause = 0.0 if told_to_go else min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * self._pause))
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
+        message = f"worker {worker.name} {how}; its log: {worker.log}{_tail(worker.log)}"
+        failure = FailureClass.PREEMPTED if told_to_go else FailureClass.INFRASTRUCTURE
+        context.on_lost(WorkerLost(worker.name, failure, message, refused=status == names.EXIT_REFUSED))
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _tail(log: Path) -> str:
+    try:
+        text = log.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+    return f"\n{text[-LOG_TAIL_CHARACTERS:]}" if text else ""
