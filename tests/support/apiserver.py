@@ -1,7 +1,7 @@
-"""A real API server for tests: etcd and kube-apiserver from KUBEBUILDER_ASSETS with ports of their own, or the cluster of KUBECONFIG.
+"""A real API server for tests: etcd and kube-apiserver of KUBEBUILDER_ASSETS on ports of their own, or KUBECONFIG's.
 
-There are no controllers, no scheduler and no node in the one that is started here: Jobs stay as they are created, nothing is
-garbage-collected, and namespaces do not finish deleting. Use a namespace of your own (`ApiServer.namespace`).
+There are no controllers, no scheduler and no node in the one that is started here: Jobs stay as they are created,
+nothing is garbage-collected, and namespaces do not finish deleting. Use a namespace of your own (`ApiServer.namespace`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class KubectlError(AssertionError):
 
 @dataclass
 class ApiServer:
-    """`kubectl` and `kubeconfig` for clients; `stop` and `start` where a test takes the API server away (own one only)."""
+    """`kubectl` and `kubeconfig` for clients; `stop` and `start` where a test takes the server away (own one only)."""
 
     kubeconfig: Path
     kubectl_binary: str
@@ -80,7 +80,7 @@ class ApiServer:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(path))
 
-    # -- the own server ------------------------------------------------------------------------------------------------------
+    # The own server.
 
     def start(self) -> None:
         """Start etcd and the API server where they do not run, and wait until it is ready."""
@@ -156,7 +156,7 @@ class ApiServer:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  # one call into libc
             )
 
     def _wait_ready(self) -> None:
