@@ -25,7 +25,9 @@ from archsearch.nn import LayerChoice
 class Net(nn.Module):
     def __init__(self, classes, width=4):
         super().__init__()
-        self.conv = LayerChoice({"three": nn.Conv2d(1, width, 3, padding=1), "one": nn.Conv2d(1, width, 1)}, label="conv")
+        self.conv = LayerChoice(
+            {"three": nn.Conv2d(1, width, 3, padding=1), "one": nn.Conv2d(1, width, 1)}, label="conv"
+        )
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(width * 64, classes))
 
     def forward(self, inputs):
@@ -175,7 +177,7 @@ def test_bad_results_are_bad_metrics(make_context: MakeContext, space: str, func
         ({"python": {"class": "their_space:Nett"}}, "has no 'Nett'; it has"),
         ({"python": {"class": "their_space:fit"}}, "expected a subclass of torch.nn.Module"),
         ({"python": {"class": "their_space:Plain", "args": {"in_features": 2, "out_features": 2}}}, "has no choices"),
-        ({"python": {"class": "their_space:Broken"}}, "ValueError: width must be even .*their_space.py, line 20"),
+        ({"python": {"class": "their_space:Broken"}}, "ValueError: width must be even .*their_space.py, line 22"),
         ({"python": {"class": "their_space:Net"}, "mutate": [{}]}, "mutate"),
     ],
 )
@@ -204,7 +206,7 @@ def test_kinds_of_later_versions_are_named(make_context: MakeContext) -> None:
 
 
 def test_an_unknown_evaluator_lists_the_known(make_context: MakeContext) -> None:
-    with pytest.raises(UserError, match="no evaluator is named 'regresion'; known here: .*classification"):
+    with pytest.raises(UserError, match=r"no evaluator is named 'regresion'; known here: .*classification"):
         described(make_context, evaluator={"name": "regresion"})
 
 

@@ -161,7 +161,7 @@ def test_changed_code_is_refused_even_with_a_fresh_manifest(make_context: MakeCo
     folder, _ = user_model(make_context)
     source = folder / "code" / "exported_space.py"
     source.write_text(source.read_text() + "\nprint('hello')\n")
-    with pytest.raises(StoreError, match="exported_space.py is damaged"):
+    with pytest.raises(StoreError, match=r"exported_space.py is damaged"):
         archsearch.load(folder, trust_code=True)
     write_manifest(folder)
     with pytest.raises(StoreError, match="its digest differs"):

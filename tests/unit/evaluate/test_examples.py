@@ -1,0 +1,57 @@
+"""The examples run: a trial of each is described, trained, exported and loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import archsearch
+from archsearch.evaluate.kinds import run_kind
+from archsearch.space import Rng, SearchSpace
+from archsearch.spec import NASExperiment
+from archsearch.trial.context import TrialContext
+
+MakeContext = Callable[..., TrialContext]
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def beside_the_manifest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    yield
+    for name in ("custom_space", "plain_trial"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(("name", "least"), [("digits", 0.8), ("custom_space", 0.8), ("plain_trial", 0.8)])
+def test_a_trial_of_each_example_trains_exports_and_loads(make_context: MakeContext, name: str, least: float) -> None:
+    spec = NASExperiment.model_validate(yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())).spec
+    fields: dict[str, Any] = {
+        "model_space": spec.model_space,
+        "evaluator": spec.evaluator,
+        "objectives": spec.objectives,
+        "keep_weights": "Always",
+    }
+    described = run_kind(make_context(kind="describe", **fields)).payload
+    space = SearchSpace.from_json(described["space"])
+    assert space.size() >= spec.budget.max_trials
+    fields |= {"architecture": space.sample(Rng(1)).to_json(), "space_digest": space.digest}
+    context = make_context(**fields)
+    metrics = run_kind(context).metrics
+    assert metrics["accuracy"] > least
+    weights = context.save_final_weights(metrics)
+    assert weights is not None
+    export = make_context(
+        kind="export", params={"checkpoint": "x", "target": "best"}, input_checkpoint=weights, **fields
+    )
+    payload = run_kind(export).payload
+    assert payload["program"] == "dynamic", payload["message"]
+    model = archsearch.load(export.artifacts, trust_code=True)
+    with torch.no_grad():
+        assert model(torch.zeros(5, *described["inputShape"])).shape == (5, 10)
