@@ -1,4 +1,7 @@
-"""Load the best model of a digits run and let it read some digits:   python examples/predict_digits.py archsearch-runs/digits"""
+"""Load the best model of a digits run and let it read some digits.
+
+python examples/predict_digits.py archsearch-runs/digits
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import torch
 
 import archsearch
 from archsearch.evaluate.data import data_set
+
+SHADES = " .:-=+*#%@"  # for pixels of 0 to 16
 
 
 def main(run: str) -> None:
@@ -23,8 +28,8 @@ def main(run: str) -> None:
         predicted = model((raw / scaling["divisor"] - mean) / std).argmax(1)
 
     for index in (0, 700, 1400):
-        rows = ["".join(" .:-=+*#%@"[min(9, int(value) * 10 // 17)] * 2 for value in row) for row in arrays.inputs[index, 0]]
-        print("\n".join(rows))
+        for row in arrays.inputs[index, 0]:
+            print("".join(SHADES[int(value) * 10 // 17] * 2 for value in row))
         print(f"read as {int(predicted[index])}, is {int(labels[index])}\n")
     right = int((predicted == labels).sum())
     print(f"{right} of {len(labels)} digits read right (the images that it was trained on included)")
