@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,9 @@ from archsearch.evaluate.classification import ClassificationConfig
 from archsearch.evaluate.data import Scaling, data_set, names, splits
 from archsearch.evaluate.data.idx import read_idx
 from archsearch.evaluate.data.splits import scale, split
+from archsearch.trial.context import TrialContext
+
+GZIP = gzip.open
 
 
 def idx(array: Any) -> bytes:
@@ -157,6 +161,26 @@ def test_truncated_gzip_is_named(tmp_path: Path) -> None:
     file.write_bytes(gzip.compress(idx(np.zeros((50, 9, 9))))[:-12])
     with pytest.raises(UserError, match="cannot be read"):
         read_idx(file, 3)
+
+
+def test_a_worker_unpacks_a_gzipped_file_once(
+    folder: Path, make_context: Callable[..., TrialContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = data_set("idx", str(folder)).load().inputs
+    context = make_context()
+    assert np.array_equal(data_set("idx", str(folder)).load().inputs, expected)
+    (copy,) = context.cache.iterdir()
+
+    def only_labels(file: Path) -> Any:
+        assert "images" not in file.name, "unpacked again"
+        return GZIP(file)
+
+    monkeypatch.setattr(gzip, "open", only_labels)
+    assert np.array_equal(data_set("idx", str(folder)).load().inputs, expected)
+    monkeypatch.undo()
+    copy.write_bytes(b"damaged")
+    assert np.array_equal(data_set("idx", str(folder)).load().inputs, expected)
+    assert np.array_equal(np.load(copy), expected[:, 0])
 
 
 def test_images_and_labels_must_belong_together(folder: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
+import os
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import IO, TYPE_CHECKING, ClassVar
 
 from archsearch.errors import UserError
 from archsearch.evaluate.data.base import Arrays, DataSet, Scaling, missing
+from archsearch.trial.context import current
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +42,31 @@ def read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
             "fetch the data set again"
         )
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def read_unpacked(file: Path, dimensions: int) -> NDArray[np.uint8]:
+    """As `read_idx`, but a gzipped file is unpacked once a worker: later trials map the copy in the worker's cache."""
+    import numpy as np
+
+    trial = current()
+    if file.suffix != ".gz" or trial is None:
+        return read_idx(file, dimensions)
+    about = file.stat()
+    identity = hashlib.sha256(f"{file.resolve()}:{about.st_size}:{about.st_mtime_ns}".encode()).hexdigest()
+    copy = trial.cache / f"idx-{identity[:32]}.npy"
+    try:
+        found: NDArray[np.uint8] = np.load(copy, mmap_mode="r", allow_pickle=False)
+        return found
+    except (OSError, ValueError, EOFError):
+        array = read_idx(file, dimensions)
+    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as stream:
+            np.save(stream, array, allow_pickle=False)
+        temporary.replace(copy)
+    except OSError:  # a full disk costs time, not the trial
+        temporary.unlink(missing_ok=True)
+    return array
 
 
 def _open(file: Path) -> IO[bytes]:
@@ -89,7 +117,7 @@ class IdxFolder(DataSet):
                 continue
             images = self._file(f"{prefix}-images-idx3-ubyte")
             labels = self._file(f"{prefix}-labels-idx1-ubyte")
-            inputs, targets = read_idx(images, 3), read_idx(labels, 1)
+            inputs, targets = read_unpacked(images, 3), read_idx(labels, 1)
             if len(inputs) != len(targets):
                 raise UserError(
                     f"{images} holds {len(inputs)} images, {labels} {len(targets)} labels: they do not belong together"
