@@ -1,4 +1,4 @@
-"""Start SeaweedFS as one S3 server with the mounted keys and its bucket. Replaces itself by `weed`, so that signals reach it."""
+"""Start SeaweedFS as one S3 server with the mounted keys and its bucket. Becomes `weed`, so that signals reach it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def read_key(name: str) -> str:
 def s3_config(access_key: str, secret_key: str) -> dict[str, object]:
     """One identity that may do everything; without one SeaweedFS lets anybody in."""
     credentials = [{"accessKey": access_key, "secretKey": secret_key}]
-    return {"identities": [{"name": "archsearch", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
+    return {
+        "identities": [
+            {"name": "archsearch", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+        ]
+    }
 
 
 def command(bucket: str) -> list[str]:

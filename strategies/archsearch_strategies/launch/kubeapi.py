@@ -1,4 +1,4 @@
-"""The few requests that a driver makes to the API server: plain JSON over the official client's connections and credentials."""
+"""The few requests that a driver makes to the API server: plain JSON over the official client's connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WATCH_SECONDS = 240  # the server ends the watch then, and a fresh one begins
 
 
 class ApiError(ArchsearchError):
-    """The API server refused a request, or did not answer (`code` 0). `causes`: (field, message) of an invalid object."""
+    """The API server refused a request, or did not answer (`code` 0). `causes`: (field, message) of a bad object."""
 
     def __init__(
         self,
@@ -89,7 +89,10 @@ class KubeApi:
     async def patch_status(self, name: str, status: JsonObject) -> None:
         """Merge `status` into the experiment's."""
         await self._json(
-            "PATCH", self._path(_EXPERIMENTS, name) + "/status", {"status": status}, content="application/merge-patch+json"
+            "PATCH",
+            self._path(_EXPERIMENTS, name) + "/status",
+            {"status": status},
+            content="application/merge-patch+json",
         )
 
     def watch_jobs(self, selector: str, version: str) -> AsyncIterator[JsonObject]:
@@ -215,7 +218,7 @@ class _Stream:
                     self._put(json.loads(line))
         except ApiError as error:
             last = error
-        except Exception as error:  # noqa: BLE001 - a broken connection has many names, and each means: watch again
+        except Exception as error:  # a broken connection has many names, and each means: watch again
             last = ApiError(0, "Unreachable", f"the watch broke off: {error}")
         finally:
             if self._response is not None:
@@ -245,7 +248,7 @@ async def _in_thread(call: Callable[[], JsonObject]) -> JsonObject:
         failure: BaseException | None = None
         try:
             result = call()
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits
+        except Exception as error:  # handed to whoever waits
             failure = error
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, failure)

@@ -68,7 +68,7 @@ class LocalLauncher:
         self._workers: set[_Worker] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause = 0.0
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     @property
     def log_dir(self) -> Path | None:
@@ -82,7 +82,8 @@ class LocalLauncher:
 
     async def start(self, context: LaunchContext) -> None:
         """Take the context. Starts nothing yet."""
-        self._context, self._spec, self._stopping = context, context.spec, False
+        self._context, self._spec = context, context.spec
+        self._stopping.clear()
         parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
         self._base = Path(tempfile.mkdtemp(prefix="archsearch-", dir=parent))
         if self._log_dir is None:
@@ -93,7 +94,7 @@ class LocalLauncher:
         """Start workers until so many are alive."""
         self._wanted = workers
         missing = workers - self.alive()
-        for _ in range(missing if not self._stopping else 0):
+        for _ in range(0 if self._stopping.is_set() else missing):
             self._starting += 1
             task = asyncio.get_running_loop().create_task(self._run_worker())
             self._tasks.add(task)
@@ -108,7 +109,8 @@ class LocalLauncher:
 
     async def stop(self, *, grace_seconds: float = 10.0) -> None:
         """Ask all to go, kill those that have not gone after the grace; returns when none is left."""
-        self._stopping, self._wanted = True, 0
+        self._wanted = 0
+        self._stopping.set()
         for worker in list(self._workers):
             _send(worker.process, signal.SIGTERM)
         waiting = [asyncio.ensure_future(worker.process.wait()) for worker in self._workers]
@@ -116,13 +118,8 @@ class LocalLauncher:
             await asyncio.wait(waiting, timeout=grace_seconds)
         for worker in list(self._workers):
             _send(worker.process, signal.SIGKILL)
-        tasks = list(self._tasks)
-        for task in tasks:
-            if not self._workers:
-                task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
         if self._base is not None:
             shutil.rmtree(self._base, ignore_errors=True)
 
@@ -130,15 +127,16 @@ class LocalLauncher:
         """One worker from start to end, after the back-off's pause."""
         try:
             if self._pause:
-                await asyncio.sleep(self._pause)
-            if self._stopping or len(self._workers) >= self._wanted:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._pause)
+            if self._stopping.is_set() or len(self._workers) >= self._wanted:
                 return
             worker = await self._spawn()
         finally:
             self._starting -= 1
         self._workers.add(worker)
         try:
-            if self._stopping:
+            if self._stopping.is_set():
                 _send(worker.process, signal.SIGKILL)
             status = await worker.process.wait()
         except asyncio.CancelledError:
@@ -209,7 +207,7 @@ class LocalLauncher:
     def _ended(self, worker: _Worker, status: int) -> None:
         context = self._context
         assert context is not None
-        if status == names.EXIT_DONE or self._stopping:
+        if status == names.EXIT_DONE or self._stopping.is_set():
             self._pause = 0.0
             return
         told_to_go = status in (names.EXIT_TERMINATED, -signal.SIGTERM)

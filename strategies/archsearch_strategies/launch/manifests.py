@@ -1,18 +1,15 @@
 """The Job of a worker, built by a pure function: the same inputs give the same object.
 
-The user's template goes through as it is; what archsearch must set is laid over it. Names of volumes, paths and variables that
-would take something of archsearch's away are told by `template_problems`.
+The user's template goes through as it is; what archsearch must set is laid over it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 from archsearch.spec import names
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ExperimentSpec, Isolation, PodTemplate
-from archsearch.spec.problems import Problem
 from archsearch.spec.wiring import DriverSettings
 
 CONTAINER = "worker"
@@ -22,7 +19,7 @@ TTL_SECONDS = 24 * 3600  # finished Jobs are deleted by the driver; this is for 
 BACKOFF_LIMIT = 100_000  # the driver counts crashes, not the Job
 DEFAULT_REQUESTS = {"cpu": "250m", "memory": "512Mi"}
 
-_RESERVED_PREFIX = "archsearch-"
+RESERVED_PREFIX = "archsearch-"
 _VOLUME_SECRETS = "archsearch-secrets"
 _VOLUME_TOKEN = "archsearch-token"  # noqa: S105 - a volume's name
 _VOLUME_STORAGE = "archsearch-storage"
@@ -30,11 +27,11 @@ _VOLUME_CA = "archsearch-ca"
 _VOLUME_CODE = "archsearch-code"
 _VOLUME_TMP = "archsearch-tmp"
 _VOLUME_SHM = "archsearch-shm"
-_PATH_SHM = "/dev/shm"  # noqa: S108 - in memory, for the data loaders of torch
-_PATH_TMP = "/tmp"  # noqa: S108 - the pod's own
-_RESERVED_PATHS = (
-    _PATH_TMP,
-    _PATH_SHM,
+PATH_SHM = "/dev/shm"  # noqa: S108 - in memory, for the data loaders of torch
+PATH_TMP = "/tmp"  # noqa: S108 - the pod's own
+RESERVED_PATHS = (
+    PATH_TMP,
+    PATH_SHM,
     names.PATH_SECRETS,
     names.PATH_TOKEN,
     names.PATH_STORAGE_SECRET,
@@ -42,9 +39,14 @@ _RESERVED_PATHS = (
 )
 
 # Copies what is there into the volume in memory. A missing storage key is the driver's to tell.
+_COPIED = (
+    f"{names.PATH_TOKEN}/{names.SECRET_TOKEN_KEY}",
+    *(f"{names.PATH_STORAGE_SECRET}/{key}" for key in names.STORAGE_SECRET_KEYS),
+    f"{names.PATH_CA_BUNDLE}/ca.crt",
+)
 _COPY = f"""set -eu
 umask 077
-for file in {names.PATH_TOKEN}/{names.SECRET_TOKEN_KEY} {" ".join(f"{names.PATH_STORAGE_SECRET}/{key}" for key in names.STORAGE_SECRET_KEYS)} {names.PATH_CA_BUNDLE}/ca.crt; do
+for file in {" ".join(_COPIED)}; do
   if [ -f "$file" ]; then cp "$file" {names.PATH_SECRETS}/; fi
 done
 """
@@ -217,8 +219,8 @@ def _init_container(settings: DriverSettings) -> JsonObject:
 def _worker(spec: ExperimentSpec, settings: DriverSettings, job: str, url: str) -> JsonObject:
     template = spec.trials.template
     mounts: list[JsonObject] = [
-        {"name": _VOLUME_TMP, "mountPath": _PATH_TMP},
-        {"name": _VOLUME_SHM, "mountPath": _PATH_SHM},
+        {"name": _VOLUME_TMP, "mountPath": PATH_TMP},
+        {"name": _VOLUME_SHM, "mountPath": PATH_SHM},
         {"name": _VOLUME_SECRETS, "mountPath": names.PATH_SECRETS},
     ]
     if _code_config_map(spec):
@@ -294,54 +296,6 @@ def _volumes(spec: ExperimentSpec, settings: DriverSettings) -> list[JsonObject]
         volumes.append({"name": _VOLUME_CA, "configMap": {"name": settings.storage.ca_config_map_name}})
     code = _code_config_map(spec)
     if code:
-        # Optional: a missing ConfigMap is then an import error that names the module, and not a pod that waits without a word.
+        # Optional: a missing ConfigMap is an import error that names the module, not a pod that waits without a word.
         volumes.append({"name": _VOLUME_CODE, "configMap": {"name": code, "optional": True}})
     return volumes
-
-
-def template_problems(spec: ExperimentSpec) -> list[Problem]:
-    """What a template may not do although Kubernetes would take it: touch what archsearch mounts or sets."""
-    template = spec.trials.template
-    base = "spec.trials.template"
-    problems: list[Problem] = []
-    for field, entries in (("volumes", template.volumes), ("volumeMounts", template.volume_mounts)):
-        for index, entry in enumerate(entries):
-            name = str(entry.get("name", ""))
-            if name.startswith(_RESERVED_PREFIX):
-                problems.append(
-                    _reserved(
-                        f"{base}.{field}[{index}].name", "volumes named archsearch-… are", name, "choose another name"
-                    )
-                )
-    for index, mount in enumerate(template.volume_mounts):
-        path = str(mount.get("mountPath", ""))
-        if any(_overlaps(path, reserved) for reserved in _RESERVED_PATHS):
-            remedy = f"mount outside {', '.join(_RESERVED_PATHS)}"
-            problems.append(_reserved(f"{base}.volumeMounts[{index}].mountPath", "the path is", path, remedy))
-    for index, variable in enumerate(template.env):
-        name = str(variable.get("name", ""))
-        if name.startswith("ARCHSEARCH_"):
-            problems.append(
-                _reserved(f"{base}.env[{index}].name", "variables named ARCHSEARCH_… are", name, "choose another name")
-            )
-    for field, keys in (("labels", template.labels), ("annotations", template.annotations)):
-        for key in keys:
-            if key.startswith(f"{names.GROUP}/"):
-                problems.append(
-                    _reserved(f"{base}.{field}", f"keys below {names.GROUP}/ are", key, "choose another key")
-                )
-    return problems
-
-
-def _overlaps(path: str, reserved: str) -> bool:
-    """A mount at or above a reserved path hides it; /tmp may have mounts below."""
-    mount = PurePosixPath(path or "/")
-    return (
-        mount == PurePosixPath(reserved)
-        or mount in PurePosixPath(reserved).parents
-        or (reserved not in {_PATH_TMP, _PATH_SHM} and PurePosixPath(reserved) in mount.parents)
-    )
-
-
-def _reserved(path: str, what: str, value: str, remedy: str) -> Problem:
-    return Problem(path, f"{what} archsearch's own", value, remedy)

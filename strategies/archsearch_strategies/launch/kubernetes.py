@@ -1,0 +1,440 @@
+"""Workers as Jobs of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from archsearch.protocol import FailureClass
+from archsearch.spec import names, reasons
+from archsearch.spec.base import JsonObject
+from archsearch.spec.experiment import ExperimentSpec
+from archsearch.spec.problems import Problem
+from archsearch.spec.wiring import DriverSettings
+from archsearch_strategies.launch import manifests, pods
+from archsearch_strategies.launch.base import LaunchContext, Waiting, WorkerLost
+from archsearch_strategies.launch.faults import refusal, template_faults, template_problems
+from archsearch_strategies.launch.kubeapi import ApiError
+from archsearch_strategies.launch.tracking import Timing, TokenBucket, TrackedJob
+
+log = logging.getLogger(__name__)
+
+# The first of these that any worker waits for is what is told.
+_SEVERITY = (
+    reasons.SPEC_INVALID,
+    reasons.IMAGE_UNAVAILABLE,
+    reasons.POD_NOT_STARTING,
+    reasons.QUOTA_PENDING,
+    reasons.UNSCHEDULABLE,
+)
+
+
+class JobApi(Protocol):
+    """What the launcher asks of the API server; `KubeApi` is the real one."""
+
+    async def create_job(self, job: JsonObject, *, dry_run: bool = False) -> JsonObject: ...
+    async def get_job(self, name: str) -> JsonObject: ...
+    async def list_jobs(self, selector: str) -> JsonObject: ...
+    async def delete_job(self, name: str) -> None: ...
+    async def list_pods(self, selector: str) -> list[JsonObject]: ...
+    def watch_jobs(self, selector: str, version: str) -> AsyncIterator[JsonObject]: ...
+
+
+class KubernetesLauncher:
+    """Keeps as many trial Jobs alive as the driver wants, tells why one does not run, and cleans up.
+
+    Jobs of an earlier driver of the same experiment are taken over: their workers go on while the driver is replaced.
+    """
+
+    def __init__(self, settings: DriverSettings, api: JobApi, *, timing: Timing | None = None) -> None:
+        self._settings, self._api, self._timing = settings, api, timing or Timing()
+        self._selector = manifests.trial_selector(settings)
+        self._workers: dict[str, TrackedJob] = {}
+        self._dropped: set[str] = set()  # over and done with; what the watch still says of them does not count
+        self._to_delete: set[str] = set()
+        self._wanted = 0
+        self._counters: dict[int, int] = {}
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._batch = 1
+        self._retry_at = 0.0
+        self._retry_seconds = self._timing.retry
+        self._refused: Waiting | None = None
+        self._told: Waiting | None = None
+        self._last_look = float("-inf")
+        self._look_seconds = self._timing.look
+
+    # The contract of archsearch_strategies.launch.base.Launcher.
+
+    async def start(self, context: LaunchContext) -> None:
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._bucket = TokenBucket(self._timing.rate, self._timing.burst, self._loop.time())
+        self._listed = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._watch(), name="watch trial jobs"),
+            asyncio.create_task(self._work(), name="keep trial jobs"),
+        ]
+
+    def ensure(self, workers: int) -> None:
+        self._wanted = max(0, workers)
+        self._wake.set()
+
+    def update(self, spec: ExperimentSpec) -> None:
+        self._context.spec = spec
+        self._wake.set()
+
+    def alive(self) -> int:
+        return len(self._workers)
+
+    async def detach(self) -> None:
+        """Stop watching and leave the workers alone: the next driver takes them over."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    async def stop(self, *, grace_seconds: float = 10.0) -> None:
+        """Delete all trial Jobs, of earlier drivers too, and wait until they and their pods are gone."""
+        await self.detach()
+        self._wanted = 0
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_seconds + manifests.GRACE_SECONDS
+        pause = 0.1
+        left: list[str] = []
+        while True:
+            try:
+                left = await self._delete_all()
+            except ApiError as error:
+                log.warning("trial Jobs cannot be deleted yet: %s", error)
+                pause = max(pause, error.retry_after)
+            else:
+                if not left:
+                    self._workers.clear()
+                    return
+            if loop.time() >= deadline:
+                log.warning("still there after %.0f s: %s", grace_seconds + manifests.GRACE_SECONDS, ", ".join(left))
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 2.0)
+
+    async def check(self, spec: ExperimentSpec) -> list[Problem]:
+        """Faults of the trial pods' template that only the API server can tell, by a strict dry run of a Job.
+
+        Raises:
+            ApiError: the API server does not answer.
+        """
+        problems = template_problems(spec)
+        name = names.trial_job(self._settings.experiment, 0, 0)
+        job = manifests.trial_job(spec, self._settings, name=name, url=manifests.lease_url(self._settings))
+        try:
+            await self._api.create_job(job, dry_run=True)
+        except ApiError as error:
+            if error.code not in {400, 422}:
+                if error.temporary:
+                    raise
+                return problems  # a quota or a missing right is something to wait for, not a fault of the manifest
+            problems += template_faults(error)
+        return problems
+
+    async def _delete_all(self) -> list[str]:
+        jobs = (await self._api.list_jobs(self._selector))["items"]
+        live = [job["metadata"]["name"] for job in jobs if not job["metadata"].get("deletionTimestamp")]
+        for name in live:
+            await self._api.delete_job(name)
+        left = await self._api.list_pods(self._selector)
+        return [f"Job {job['metadata']['name']}" for job in jobs] + [f"pod {pod['metadata']['name']}" for pod in left]
+
+    # Watching.
+
+    async def _watch(self) -> None:
+        pause = self._timing.retry
+        while True:
+            try:
+                version = await self._list()
+                pause = self._timing.retry
+                async with asyncio.timeout(self._timing.relist):
+                    async for event in self._api.watch_jobs(self._selector, version):
+                        self._on_event(event)
+            except TimeoutError:
+                continue
+            except ApiError as error:
+                if error.code == 410:
+                    continue
+                log.warning("watching trial Jobs: %s", error)
+                await asyncio.sleep(max(pause, error.retry_after))
+                pause = min(pause * 2, self._timing.retry_most)
+
+    async def _list(self) -> str:
+        began = self._loop.time()
+        answer = await self._api.list_jobs(self._selector)
+        found = set()
+        for job in answer["items"]:
+            found.add(job["metadata"]["name"])
+            self._observe(job)
+        for worker in list(self._workers.values()):
+            if worker.name not in found and worker.since < began:
+                self._vanished(worker)
+        self._dropped &= found
+        self._listed.set()
+        self._wake.set()
+        return str((answer.get("metadata") or {}).get("resourceVersion", ""))
+
+    def _on_event(self, event: JsonObject) -> None:
+        job = event.get("object") or {}
+        name = (job.get("metadata") or {}).get("name", "")
+        if event.get("type") == "DELETED":
+            self._dropped.discard(name)
+            if name in self._workers:
+                self._vanished(self._workers[name])
+        elif event.get("type") in {"ADDED", "MODIFIED"}:
+            self._observe(job)
+        self._wake.set()
+
+    def _observe(self, job: JsonObject) -> None:
+        metadata, status = job["metadata"], job.get("status") or {}
+        name, now = metadata["name"], self._loop.time()
+        if name in self._dropped:
+            return
+        if metadata.get("deletionTimestamp"):
+            if name in self._workers:
+                self._vanished(self._workers[name])
+            return
+        worker = self._workers.get(name)
+        if worker is None:
+            self._count(name)
+            worker = self._workers[name] = TrackedJob(name, now, now)
+        ready, failed = int(status.get("ready") or 0) > 0, int(status.get("failed") or 0)
+        over = [kind for kind in ("Complete", "Failed") if pods.condition(status, kind).get("status") == "True"]
+        worker.condition = over[0] if over else ""
+        worker.suspended = bool((job.get("spec") or {}).get("suspend"))
+        if ready:
+            worker.ever_ready, worker.unready_since, worker.waiting = True, None, None
+        elif worker.unready_since is None:
+            worker.unready_since = now
+        if failed > worker.failed or (worker.ready and not ready):
+            worker.look_at = now
+        if worker.look_at or worker.ready != ready:
+            self._look_seconds = self._timing.look
+        worker.ready, worker.failed = ready, failed
+
+    def _vanished(self, worker: TrackedJob) -> None:
+        """Somebody deleted the Job. Its worker was told to go; a new Job takes its place."""
+        self._drop(worker, delete=False)
+        self._context.on_lost(WorkerLost(worker.name, FailureClass.PREEMPTED, f"the Job {worker.name} was deleted"))
+
+    def _drop(self, worker: TrackedJob, *, delete: bool) -> None:
+        self._workers.pop(worker.name, None)
+        self._dropped.add(worker.name)
+        if delete:
+            self._to_delete.add(worker.name)
+
+    # Keeping.
+
+    async def _work(self) -> None:
+        """One pass at each change, and as long as a Job is not ready."""
+        while True:
+            self._wake.clear()
+            if self._listed.is_set():
+                await self._step()
+            try:
+                async with asyncio.timeout(self._pause()):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _pause(self) -> float | None:
+        now = self._loop.time()
+        due = [self._look_due(worker) for worker in self._workers.values() if not worker.ready]
+        if self._wanted > len(self._workers) or self._to_delete:
+            due.append(max(self._retry_at, now + 1 / self._timing.rate))
+        return max(0.02, min(due) - now) if due else None
+
+    async def _step(self) -> None:
+        try:
+            await self._finish()
+            await self._look()
+            self._drop_surplus()
+            await self._fill()
+            await self._delete()
+        except ApiError as error:
+            self._back_off(error)
+            log.warning("keeping trial Jobs: %s", error)
+        self._tell()
+
+    async def _finish(self) -> None:
+        """Jobs that are over: a complete one was done, a failed one is looked at before it goes."""
+        over = [worker for worker in self._workers.values() if worker.condition]
+        if any(worker.condition == "Failed" for worker in over):
+            self._examine(await self._api.list_pods(self._selector))
+        for worker in over:
+            if worker.condition == "Failed" and not worker.reported:
+                message = f"the Job {worker.name} failed, and its pod is gone"
+                self._context.on_lost(WorkerLost(worker.name, FailureClass.INFRASTRUCTURE, message))
+            self._drop(worker, delete=True)
+
+    def _look_due(self, worker: TrackedJob) -> float:
+        if worker.look_at:
+            return max(worker.look_at, self._last_look + self._timing.look / 4)
+        began = worker.unready_since if worker.unready_since is not None else self._loop.time()
+        return max(began + self._timing.slow, self._last_look + self._look_seconds)
+
+    async def _look(self) -> None:
+        now = self._loop.time()
+        if not any(
+            self._look_due(worker) <= now for worker in self._workers.values() if worker.look_at or not worker.ready
+        ):
+            return
+        self._last_look = now
+        self._look_seconds = min(self._look_seconds * 1.5, self._timing.look_most)
+        found = await self._api.list_pods(self._selector)
+        for worker in self._workers.values():
+            worker.look_at = 0.0
+        self._examine(found)
+
+    def _examine(self, found: Iterable[JsonObject]) -> None:
+        by_job: dict[str, list[JsonObject]] = {}
+        for pod in found:
+            by_job.setdefault(pods.job_of(pod), []).append(pod)
+        now = self._loop.time()
+        for worker in list(self._workers.values()):
+            mine = by_job.get(worker.name, [])
+            for pod in mine:
+                self._examine_pod(worker, pod, now)
+            if not worker.ready and not worker.condition and worker.name in self._workers:
+                worker.waiting = self._why(worker, mine, now)
+
+    def _examine_pod(self, worker: TrackedJob, pod: JsonObject, now: float) -> None:
+        uid = pod["metadata"]["uid"]
+        end = pods.ending(pod)
+        if end is not None:
+            if uid not in worker.reported:
+                worker.reported.add(uid)
+                self._context.on_lost(WorkerLost(worker.name, end.failure, end.message, end.refused))
+            return
+        silent = pods.lost_touch(pod)
+        if not silent and not pods.terminating(pod):
+            worker.odd_since.pop(uid, None)
+            return
+        since = worker.odd_since.setdefault(uid, now)
+        allowed = self._timing.gone + (0 if silent else float(pod["metadata"].get("deletionGracePeriodSeconds") or 0))
+        if now - since >= allowed:
+            # Its Job would wait for that pod for ever (podReplacementPolicy Failed): another Job takes its place.
+            node = (pod.get("spec") or {}).get("nodeName", "its node")
+            message = f"the pod {pod['metadata']['name']} is out of reach: {node} does not answer"
+            self._drop(worker, delete=True)
+            self._context.on_lost(WorkerLost(worker.name, FailureClass.INFRASTRUCTURE, message))
+
+    def _why(self, worker: TrackedJob, mine: list[JsonObject], now: float) -> Waiting | None:
+        if worker.unready_since is None or now - worker.unready_since < self._timing.slow:
+            return None
+        if worker.suspended:
+            return Waiting(reasons.QUOTA_PENDING, f"the Job {worker.name} is suspended: its queue has not admitted it")
+        if not mine:
+            command = f"kubectl -n {self._settings.namespace} describe job {worker.name}"
+            text = f"the Job {worker.name} has no pod: a quota or pod security does not admit one; `{command}` tells"
+            return Waiting(reasons.QUOTA_PENDING, text)
+        return next((why for pod in mine if (why := pods.waiting(pod)) is not None), None)
+
+    def _drop_surplus(self) -> None:
+        """Idle workers end by themselves; one that never got a node would wait for ever."""
+        now = self._loop.time()
+        stuck = [
+            worker
+            for worker in sorted(self._workers.values(), key=lambda each: -each.since)
+            if worker.unready_since is not None and now - worker.unready_since >= self._timing.slow
+        ]
+        for worker in stuck[: max(0, len(self._workers) - self._wanted)]:
+            self._drop(worker, delete=True)
+
+    async def _fill(self) -> None:
+        """Create what is missing in batches of 1, 2, 4, …: when creation fails, it fails for few."""
+        now = self._loop.time()
+        while now >= self._retry_at and (missing := self._wanted - len(self._workers)) > 0:
+            batch = self._bucket.take(min(missing, self._batch), now)
+            if not batch:
+                return
+            new = [self._reserve() for _ in range(batch)]
+            results = await asyncio.gather(*(self._create(worker) for worker in new), return_exceptions=True)
+            errors = [result for result in results if isinstance(result, BaseException)]
+            if errors:
+                for error in errors:
+                    if not isinstance(error, ApiError):
+                        raise error
+                first = errors[0]
+                assert isinstance(first, ApiError)  # noqa: S101 - for the type checker
+                self._back_off(first)
+                self._refused = refusal(first)
+                log.warning("a trial Job cannot be created: %s", first)
+                return
+            self._batch, self._retry_seconds, self._refused = self._batch * 2, self._timing.retry, None
+            now = self._loop.time()
+
+    def _reserve(self) -> TrackedJob:
+        now = self._loop.time()
+        epoch = self._context.epoch
+        counter = self._counters[epoch] = self._counters.get(epoch, 0) + 1
+        name = names.trial_job(self._settings.experiment, epoch, counter)
+        worker = self._workers[name] = TrackedJob(name, float("inf"), now)
+        return worker
+
+    async def _create(self, worker: TrackedJob) -> None:
+        job = manifests.trial_job(
+            self._context.spec,
+            self._settings,
+            name=worker.name,
+            url=self._context.lease_url,
+            labels=self._context.labels,
+        )
+        try:
+            await self._api.create_job(job)
+        except ApiError as error:
+            if error.code == 409 and error.reason == "AlreadyExists" and await self._is_ours(worker.name):
+                worker.since = self._loop.time()
+                return
+            self._workers.pop(worker.name, None)
+            if error.code != 409:
+                raise
+        worker.since = self._loop.time()
+
+    async def _is_ours(self, name: str) -> bool:
+        """The name is taken by a live Job of this experiment: a reply was lost, or a driver was before us."""
+        job = await self._api.get_job(name)
+        owners = {owner.get("uid") for owner in job["metadata"].get("ownerReferences") or []}
+        status = job.get("status") or {}
+        over = any(pods.condition(status, kind).get("status") == "True" for kind in ("Complete", "Failed"))
+        return self._settings.uid in owners and not over and not job["metadata"].get("deletionTimestamp")
+
+    async def _delete(self) -> None:
+        for name in list(self._to_delete):
+            await self._api.delete_job(name)
+            self._to_delete.discard(name)
+
+    def _back_off(self, error: ApiError) -> None:
+        self._batch = 1
+        self._retry_at = self._loop.time() + max(error.retry_after, self._retry_seconds)
+        self._retry_seconds = min(self._retry_seconds * 2, self._timing.retry_most)
+
+    def _count(self, name: str) -> None:
+        """Names of Jobs that are taken over are not given again."""
+        match = re.fullmatch(rf"{re.escape(self._settings.experiment)}-t(\d+)-(\d+)", name)
+        if match:
+            epoch, counter = int(match[1]), int(match[2])
+            self._counters[epoch] = max(self._counters.get(epoch, 0), counter)
+
+    def _tell(self) -> None:
+        """Report the gravest reason when it changed."""
+        found = [worker.waiting for worker in self._workers.values() if worker.waiting is not None]
+        found += [self._refused] if self._refused is not None else []
+        gravest = min(found, key=lambda each: _SEVERITY.index(each.reason), default=None)
+        if gravest is not None:
+            missing = max(self._wanted, len(self._workers))
+            ready = sum(worker.ready for worker in self._workers.values())
+            gravest = replace(gravest, message=f"{missing - ready} of {missing} workers wait: {gravest.message}")
+        if gravest != self._told:
+            self._told = gravest
+            self._context.on_waiting(gravest)
