@@ -48,7 +48,7 @@ class Controller:
         self._queue: WorkQueue[Key] = WorkQueue()
         self._applied: dict[Key, tuple[str, float]] = {}  # digest of the children, and when they were applied
         self._cleaned: dict[Key, str] = {}  # mark of what was taken down
-        self._told: dict[tuple[str, str], int] = {}  # (uid, failure class): count in its Event
+        self._told: dict[Key, tuple[str, dict[str, int]]] = {}  # uid, and the count in the Event of each failure class
 
     def observe(self, resource: str, kind: str | None, body: JsonObject) -> None:
         """A watch event: ADDED, MODIFIED, DELETED, or None for what the first LIST brought."""
@@ -145,7 +145,7 @@ class Controller:
             return None
         plan = decide(observed, self._settings)
         await self._publish(observed, plan)
-        await self._tell_failures(observed)
+        await self._tell_failures(key, observed)
         if plan.delete:
             await self._client.delete(names.KIND, key.namespace, key.name, raw["metadata"]["uid"])
             return None
@@ -158,12 +158,15 @@ class Controller:
             message = f"spec.driver: the API server refuses the strategy's objects: {error}; correct it"
             await self._publish(observed, decide(Observed(observed.raw, observed.now, refused=message), self._settings))
             return self._settings.children_seconds
+        if plan.again is None and not _closed(plan):
+            return self._settings.children_seconds  # to apply the children again
         return plan.again
 
     def _forget(self, key: Key) -> None:
         self._queue.forget(key)
         self._applied.pop(key, None)
         self._cleaned.pop(key, None)
+        self._told.pop(key, None)
 
     async def _look(self, key: Key, raw: JsonObject) -> Observed | None:
         """What is seen now. A Job that ended without a verdict makes us ask for the newest experiment first."""
@@ -222,12 +225,16 @@ class Controller:
             raise
         self._experiments.observe(written, time.monotonic())
 
-    async def _tell_failures(self, observed: Observed) -> None:
+    async def _tell_failures(self, key: Key, observed: Observed) -> None:
         uid = observed.raw["metadata"]["uid"]
+        known, told = self._told.get(key, ("", {}))
+        if known != uid:
+            told = {}
+            self._told[key] = (uid, told)
         for failure_class, count in observed.search.failures:
-            if failure_class != "preempted" and self._told.get((uid, failure_class)) != count:
+            if failure_class != "preempted" and told.get(failure_class) != count:
                 await self._post(events.failure_event(observed.raw, failure_class, count, observed.now), again=True)
-                self._told[uid, failure_class] = count
+                told[failure_class] = count
 
     async def _post(self, event: JsonObject, *, again: bool = False) -> None:
         """Events are worth no retry: one that fails is logged and forgotten."""
@@ -258,25 +265,35 @@ class Controller:
 
     async def _apply_children(self, key: Key, experiment: objects.Experiment) -> None:
         """Applied when changed, and now and then against drift. Secrets are only created: nobody here may read one."""
+        binding = objects.role_binding(experiment)
         children = [
             objects.service_account(experiment),
             objects.role(experiment),
-            objects.role_binding(experiment),
             objects.service(experiment),
             *(network_policies(experiment) if self._settings.network_policy else ()),
         ]
-        mark, now = objects.digest([experiment.uid, children]), time.monotonic()
+        mark, now = objects.digest([experiment.uid, children, binding]), time.monotonic()
         known, since = self._applied.get(key, ("", 0.0))
         if known == mark and now - since < self._settings.children_seconds:
             return
-        keys = (
-            self._settings.storage_keys() if experiment.storage.secret_name.startswith(f"{key.name}-storage-") else {}
-        )
         made = [objects.token_secret(experiment, secrets.token_urlsafe(32))]
-        if keys:
-            made.append(objects.storage_secret(experiment, keys))
+        if experiment.storage.secret_name and not experiment.spec.storage.uri:
+            made.append(objects.storage_secret(experiment, self._settings.storage_keys()))
         await _all([*(self._create_once(body) for body in made), *(self._client.apply(body) for body in children)])
+        await self._bind(binding)
         self._applied[key] = (mark, now)
+
+    async def _bind(self, binding: JsonObject) -> None:
+        """The API server checks a binding against its cache of roles, which may not know a fresh role yet."""
+        for delay in (0.1, 0.3, 1.0):
+            try:
+                await self._client.apply(binding)
+                return
+            except ApiError as error:
+                if error.code != 404:
+                    raise
+            await asyncio.sleep(delay)
+        await self._client.apply(binding)
 
     async def _create_once(self, body: JsonObject) -> None:
         try:

@@ -30,7 +30,7 @@ def transition_event(raw: JsonObject, condition: JsonObject, old: JsonObject, no
     kind = _kind(condition, old)
     if kind is None:
         return None
-    text = condition["message"] or f"{condition['type']} is {condition['status']}"
+    text = condition["message"] or ("resumed" if condition["type"] == "Suspended" else condition["reason"])
     told: tuple[str, ...] = (
         condition["type"],
         condition["status"],

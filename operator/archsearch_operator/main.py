@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -112,6 +112,8 @@ class Operator:
             clusterwide=not self._settings.watch_namespaces,
             namespaces=self._settings.watch_namespaces,
             standalone=True,
+            # kopf would ask for the user's name otherwise, and an arbitrary uid has none.
+            identity=cast(Any, self._settings.identity or "operator"),
             stop_flag=ended,
         )
         tasks = {

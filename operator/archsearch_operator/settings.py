@@ -83,9 +83,7 @@ class Settings(Model):
         return json.loads(value or "{}") if isinstance(value, str) else value
 
     def storage_keys(self) -> dict[str, str]:
-        """The default storage's keys as they are mounted now (a rotated Secret shows up here), or nothing."""
-        if not self.storage_secret_dir:
-            return {}
+        """The default storage's keys as they are mounted now: a rotated Secret shows up here."""
         files = {key: Path(self.storage_secret_dir) / key for key in names.STORAGE_SECRET_KEYS}
         return {key: path.read_text().strip() for key, path in files.items() if path.is_file()}
 
