@@ -77,11 +77,14 @@ class Merger:
                 if not swept:
                     self._sweep()
                     swept = True
-                while not self._stopped and (span := self._next()) is not None:
-                    started = time.monotonic()
-                    self._merge(span)
-                    self.merges += 1
-                    self.seconds += time.monotonic() - started
+                while not self._stopped and (ready := self._ready()):
+                    for span in ready:
+                        started = time.monotonic()
+                        self._merge(span)
+                        self.merges += 1
+                        self.seconds += time.monotonic() - started
+                        if self._stopped:
+                            return
             except KeyMissing as error:  # a part is gone: another driver merges, and this one will soon be fenced
                 logger.info("merging stops, another driver is at it: %s", error)
                 return
@@ -109,8 +112,8 @@ class Merger:
         if strays:
             self._store.delete(strays)
 
-    def _next(self) -> Span | None:
-        """The first complete group that is not too large."""
+    def _ready(self) -> list[Span]:
+        """The complete groups that are not too large."""
         with self._wake:
             groups: Counter[Span] = Counter()
             sizes: Counter[Span] = Counter()
@@ -118,7 +121,7 @@ class Merger:
                 groups[span.parent] += 1
                 sizes[span.parent] += size
         ready = (span for span, count in groups.items() if count == FAN and sizes[span] <= _LARGEST_BYTES)
-        return min((span for span in ready if span.last - span.first < FAN**TOP_LEVEL), default=None)
+        return sorted(span for span in ready if span.last - span.first < FAN**TOP_LEVEL)
 
     def _merge(self, span: Span) -> None:
         children = span.children

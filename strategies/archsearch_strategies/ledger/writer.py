@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from archsearch.errors import ArchsearchError, Fenced, StoreError, StoreUnavailable
@@ -118,14 +118,11 @@ class Ledger:
         records: list[JsonObject] = []
         sink = records.append if on_record is None else on_record
         reader = LedgerReader(store)
-        nonce = secrets.token_hex(8)
         if not list_spans(store):
             probe(store)
-        behind = True  # whether a listing is needed
+        _drain(reader.poll(), sink)
+        nonce = secrets.token_hex(8)
         while True:
-            if behind:
-                for record in reader.poll():
-                    sink(record)
             claim = Header(
                 first=reader.number,
                 last=reader.number,
@@ -136,19 +133,13 @@ class Ledger:
                 records=0,
                 claims=(reader.number,),
             )
-            if store.create(claim.span.key, encode_commit(claim, b"")):
-                # The key of a commit that a listing missed, since it was merged just then, is free again.
-                if covering(store, reader.number) is None:
-                    break
+            if not store.create(claim.span.key, encode_commit(claim, b"")):
+                _catch_up(reader, sink)
+            elif covering(store, reader.number) is None:
+                break
+            else:  # a commit that the listing missed, since it was merged just then, so that its key is free again
                 store.delete([claim.span.key])
-                behind = True
-                continue
-            try:
-                behind = False
-                for record in reader.follow():  # one request, so that a busy writer is caught up with
-                    sink(record)
-            except KeyMissing:
-                behind = True
+                _drain(reader.poll(), sink)
         ledger = cls(store, reader, claim, records, fence_check_seconds)
         ledger._thread.start()
         ledger._merger.start()
@@ -333,6 +324,22 @@ class Ledger:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_set, watcher, failure)
         self._merger.halt()
+
+
+def _drain(records: Iterator[JsonObject], sink: Callable[[JsonObject], None]) -> None:
+    for record in records:
+        sink(record)
+
+
+def _catch_up(reader: LedgerReader, sink: Callable[[JsonObject], None]) -> None:
+    """Read on after a refused claim: one commit a request, which is faster than a busy writer, or by a listing."""
+    start = reader.number
+    try:
+        while True:
+            _drain(reader.follow(), sink)
+    except KeyMissing:
+        if reader.number == start:
+            _drain(reader.poll(), sink)
 
 
 def _set(watcher: asyncio.Future[ArchsearchError], failure: ArchsearchError) -> None:

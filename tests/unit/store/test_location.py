@@ -70,7 +70,8 @@ def test_keys_in_a_uri_are_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["localhost:8333", "http://", "ftp://host", "http://host:99999", "http://u:topsecret@host", "http://h o", "x"]
+    "endpoint",
+    ["localhost:8333", "http://", "ftp://host", "http://host:99999", "http://u:topsecret@host", "http://h o", "x"],
 )
 def test_bad_endpoints(endpoint: str) -> None:
     with pytest.raises(UserError, match=r"expected http\(s\)://HOST:PORT") as caught:

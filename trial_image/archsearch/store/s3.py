@@ -177,7 +177,7 @@ class S3Connection:
 
 
 def _without_expect(params: dict[str, Any], **_: object) -> None:
-    """No `Expect: 100-continue`: it costs a round trip, and up to a second where a service is busy with another writer."""
+    """No `Expect: 100-continue`: it costs a round trip, and up to a second where a service is busy."""
     params["headers"].pop("Expect", None)
 
 
