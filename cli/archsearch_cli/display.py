@@ -31,19 +31,21 @@ class Display(Protocol):
 
 
 class Rate:
-    """Finished trials a minute since this process began to watch; what was there before does not count."""
+    """Finished trials a minute since the search went on under this process; what was done before does not count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began: tuple[float, int] | None = None
 
-    def per_minute(self, finished: int) -> float | None:
+    def per_minute(self, status: SearchStatus) -> float | None:
         """None until something finished while it watched."""
-        now = self._clock()
+        now, done = self._clock(), finished(status)
         if self._began is None:
-            self._began = (now, finished)
+            if status.verdict.accepted:  # the ledger is replayed by then
+                self._began = (now, done)
+            return None
         began, before = self._began
-        return 60 * (finished - before) / (now - began) if finished > before and now > began else None
+        return 60 * (done - before) / (now - began) if done > before and now > began else None
 
 
 def finished(status: SearchStatus) -> int:
@@ -86,7 +88,7 @@ class PlainDisplay:
     def update(self, status: SearchStatus) -> None:
         best = status.best[0] if status.best else None
         news = (status.stage, status.progress, finished(status), best and best.number, _waiting(status))
-        rate = self._rate.per_minute(finished(status))
+        rate = self._rate.per_minute(status)
         if news == self._last:
             return
         self._last = news
@@ -124,7 +126,7 @@ class LiveDisplay:
 
     def update(self, status: SearchStatus) -> None:
         self._status = status
-        self._rate.per_minute(finished(status))
+        self._rate.per_minute(status)
 
     def _render(self) -> Panel:
         from rich.console import Group
@@ -133,7 +135,7 @@ class LiveDisplay:
         from rich.table import Table
         from rich.text import Text
 
-        status, rate = self._status, self._rate.per_minute(finished(self._status))
+        status, rate = self._status, self._rate.per_minute(self._status)
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim")
         grid.add_column(overflow="fold")

@@ -38,7 +38,7 @@ def emit(value: Any, output: Format, columns: Sequence[str] = ()) -> None:
 
         sys.stdout.write(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
     elif output is Format.CSV:
-        _csv(_rows(value))
+        _csv([_flat(row) for row in _rows(value)])
     else:
         _table(_rows(value), columns)
     sys.stdout.flush()
@@ -48,6 +48,17 @@ def _rows(value: Any) -> list[Mapping[str, Any]]:
     if isinstance(value, Mapping):
         return [{"field": key, "value": part} for key, part in value.items()]
     return list(value)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """metrics: {accuracy: 1} as metrics.accuracy: 1; an architecture stays one cell."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping) and name != "architecture":
+            flat.update({f"{name}.{key}": part for key, part in value.items()})
+        else:
+            flat[name] = value
+    return flat
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
