@@ -138,7 +138,7 @@ def _container_trouble(status: JsonObject) -> Trouble | None:
                 reasons.IMAGE_UNAVAILABLE,
                 clip(f"strategy image {image}: {waiting.get('message') or waiting['reason']}"),
             )
-        ended = state.get("terminated") or (last.get("terminated") if not state.get("running") else None)
+        ended = state.get("terminated") or (last.get("terminated") if "running" not in state else None)
         if ended and ended.get("exitCode") != 0:
             return Trouble(reasons.STRATEGY_CRASHED, _crash(ended))
         if waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):

@@ -106,10 +106,9 @@ def load_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
+        fields = {field.alias or name: name for name, field in Settings.model_fields.items()}
         lines = []
-        for fault in error.errors():
-            name = str(fault["loc"][0]).replace("_", "-") if fault["loc"] else "settings"
-            lines.append(f"--{name} (or {ENV_PREFIX}{name.upper().replace('-', '_')}): {fault['msg']}")
+        for fault in error.errors(include_url=False):
+            name = fields.get(str(fault["loc"][0]), str(fault["loc"][0]))
+            lines.append(f"--{name.replace('_', '-')} (or {ENV_PREFIX}{name.upper()}): {fault['msg']}")
         raise UserError("\n".join(lines)) from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"--driver-resources (or {ENV_PREFIX}DRIVER_RESOURCES) is no JSON object: {error}") from error
