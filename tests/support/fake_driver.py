@@ -1,6 +1,6 @@
 """A driver that only speaks the lease protocol: it hands out what a test offers and keeps all that workers say.
 
-It serves from a thread of its own, so that plain tests can wait for it; `stop` and `start` make it go away and come back.
+It serves from a thread of its own, so that plain tests can wait for it; `stop` and `start` make it go and come back.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PATIENCE_SECONDS = 120.0
 
 
 class FakeDriver:
-    def __init__(self, token: str = "a-token-of-enough-length") -> None:
-        self.token = token
+    def __init__(self) -> None:
+        self.token = "a-token-of-enough-length"
         self.port = 0
         self.lease_seconds = 30.0
         self.report_seconds = 0.2

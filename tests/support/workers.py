@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.fake_driver import PATIENCE_SECONDS, FakeDriver
-
 from archsearch.protocol import Assignment, KeepWeights, StorageRef, TrialKind
 from archsearch.spec import names
 from archsearch.spec.experiment import EvaluatorSpec, ModelSpace, Objective, ZooSpace
 from archsearch.worker import linux
+from support.fake_driver import PATIENCE_SECONDS, FakeDriver
 
 RUNNER = "worker_trials:run"
 TRIALS = Path(__file__).parents[1] / "unit" / "worker"

@@ -176,11 +176,15 @@ def test_metrics_are_served_without_trial_numbers(worker: Worker) -> None:
 def test_a_worker_can_go_with_the_process_that_started_it(worker: Worker) -> None:
     (worker.root / "secrets").mkdir()
     (worker.secrets / "token").write_text(worker.driver.token)
-    environment = os.environ | NO_TORCH | {
-        names.ENV_DRIVER_URL: worker.driver.url,
-        names.ENV_SECRETS_DIR: str(worker.secrets),
-        names.ENV_WORK_DIR: str(worker.root / "work"),
-    }
+    environment = (
+        os.environ
+        | NO_TORCH
+        | {
+            names.ENV_DRIVER_URL: worker.driver.url,
+            names.ENV_SECRETS_DIR: str(worker.secrets),
+            names.ENV_WORK_DIR: str(worker.root / "work"),
+        }
+    )
     code = (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-m', 'archsearch.worker', '--die-with-parent'])\n"

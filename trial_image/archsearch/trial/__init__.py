@@ -36,12 +36,11 @@ def get_and_apply_next_architecture(model: nn.Module) -> None:
     from archsearch.nn import fix
 
     context = current()
-    architecture = context.assignment.architecture if context else None
-    chosen = fix(model, architecture if architecture is not None else {})
-    if chosen is not model:
-        # `fix` gives a network of the same class; taking over its state keeps every reference to `model` valid.
-        model.__class__ = chosen.__class__
-        model.__dict__ = chosen.__dict__
+    chosen = fix(model, context.assignment.architecture if context is not None else None)
+    # `fix` gives a copy; taking over its state keeps every reference to `model` valid.
+    model.__class__ = chosen.__class__
+    model.__dict__.clear()
+    model.__dict__.update(chosen.__dict__)
 
 
 def report_intermediate_result(value: Any) -> None:

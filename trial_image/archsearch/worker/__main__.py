@@ -1,4 +1,4 @@
-"""`python -m archsearch.worker`: exits with 0 done, 78 refused by the driver, 143 told to go, 2 bad settings, 1 else."""
+"""`python -m archsearch.worker`: exits with 0 done, 78 refused by the driver, 143 told to go, 2 bad settings."""
 
 from __future__ import annotations
 

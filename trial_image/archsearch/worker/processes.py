@@ -162,8 +162,8 @@ class Zygote:
             case "ready" if self._ready is not None:
                 if event["threads"] > 1:
                     print(  # noqa: T201
-                        f"archsearch: the zygote has {event['threads']} threads after its imports; trials may hang in a "
-                        "parallel operation (does a sitecustomize or .pth file of this image start a thread?)",
+                        f"archsearch: the zygote has {event['threads']} threads after its imports: trials may hang in "
+                        "a parallel operation (does a sitecustomize or .pth file of this image start a thread?)",
                         file=sys.stderr,
                         flush=True,
                     )

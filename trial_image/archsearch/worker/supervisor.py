@@ -40,6 +40,7 @@ from archsearch.worker.storage import Stores
 from archsearch.worker.trial_run import POINTS_PER_REPORT, Surroundings, TrialRun
 
 EXIT_FAILED = 1
+FIRST_POLL_SECONDS = 2.0  # until the driver has said how long a worker may be idle
 LONG_POLL_SECONDS = 10.0
 NEXT_POLL_SECONDS = 0.2  # how long the answer to a result may wait for the next trial
 BACKOFF_SECONDS = (0.2, 5.0)  # first and longest pause while the driver does not answer
@@ -98,7 +99,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         if self._settings.metrics_port:
-            self._metrics.serve(self._settings.metrics_port)
+            try:
+                self._metrics.serve(self._settings.metrics_port)
+            except OSError as error:
+                raise UserError(f"metrics cannot be served on port {self._settings.metrics_port}: {error}") from error
         environment = child_environment(os.environ, self._settings.code_dir)
         children = Children(lambda: Zygote(environment, self._base, self._settings.runner), self._metrics)
         client = LeaseClient(self._settings.driver_url, self._secrets.token)
@@ -188,7 +192,7 @@ class Supervisor:
         """Ask until there is a trial. Waiting for a driver that does not answer is not idleness."""
         asked = time.monotonic()
         idle_since: float | None = None
-        poll = LONG_POLL_SECONDS
+        poll = LONG_POLL_SECONDS if self._served else FIRST_POLL_SECONDS
         while True:
             start = time.monotonic()
             reply = await self._unless_terminated(self._until_reached(partial(self._client.lease, self._request(poll))))

@@ -305,7 +305,7 @@ class TrialRun:
         if short_of_memory and self._around.cgroup.oom_kills() > kills:
             update |= {
                 "failure": FailureClass.OUT_OF_MEMORY,
-                "message": f"the kernel killed a process of the trial for memory; raise the memory limit. {outcome.message}",
+                "message": f"the kernel killed a process of the trial for memory: raise the limit. {outcome.message}",
             }
         return outcome.model_copy(update=update)
 
