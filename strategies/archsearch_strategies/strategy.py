@@ -7,8 +7,10 @@ durable driver, a simulator and a notebook (`AskTell`), and the same inputs in t
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import coroutine
 from typing import Any, ClassVar, Generic, TypeVar
@@ -366,13 +368,15 @@ class Execution:
 
     def close(self) -> None:
         """Drop the coroutine; it sees GeneratorExit where it waits."""
-        self._coroutine.close()
+        with _no_event_loop():
+            self._coroutine.close()
 
     def _resume(self) -> None:
         if self.finished:
             return
         try:
-            yielded = self._coroutine.send(None)
+            with _no_event_loop():
+                yielded = self._coroutine.send(None)
         except StopIteration:
             self.finished = True
             return
@@ -381,11 +385,22 @@ class Execution:
         except Exception as error:
             raise StrategyError(f"the strategy {self._name} raised {type(error).__name__}: {error}") from error
         if yielded is not _PAUSE:
-            self._coroutine.close()
+            self.close()
             raise StrategyError(
                 f"the strategy {self._name} awaited {type(yielded).__name__}; a strategy awaits only its run "
                 "(run.trial, run.trials, run.completed, run.steady, run.memo)"
             )
+
+
+@contextmanager
+def _no_event_loop() -> Iterator[None]:
+    """Async generators of the strategy are its own: an event loop that happens to run here must not close them its way."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 class AskTell:

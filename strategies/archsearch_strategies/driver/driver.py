@@ -112,6 +112,7 @@ class Driver:
             region=spec.storage.region,
             path_style=spec.storage.path_style,
         )
+        self._ephemeral = bool(getattr(launcher, "ephemeral", False))
         self._until_suspended = until_suspended
         self._store_patience = store_patience
         self._lease_seconds = lease_seconds
@@ -321,7 +322,7 @@ class Driver:
             changed=self._notice,
         )
         try:
-            search.begin(self._recorded, self.spec.parallel_trials)
+            search.begin(self._recorded, self.spec.parallel_trials, workers_died=self._ephemeral)
             self._recorded = []
             await self._until(lambda: search.end(self._wall()) is not None)
             end = search.end(self._wall())
@@ -386,7 +387,7 @@ class Driver:
             self._book.paused = self._verdict.state != "Succeeded"
         if over:
             self._server.finish()
-        if self._context is not None and (getattr(self.launcher, "ephemeral", False) or (over and not fenced)):
+        if self._context is not None and (self._ephemeral or (over and not fenced)):
             await self.launcher.stop()
         if self._book is not None:
             self._book.close()

@@ -15,11 +15,9 @@ from archsearch.errors import ArchsearchError
 from archsearch.protocol import FailureClass, Metrics, MetricPoint, Resources, TrialKind, TrialState
 from archsearch.spec.base import JsonObject, Model
 
-RECORD_VERSION = 1
-
 
 class RecordBase(Model):
-    v: Literal[1] = RECORD_VERSION
+    v: Literal[1] = 1
 
 
 class Experiment(RecordBase):

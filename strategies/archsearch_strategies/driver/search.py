@@ -58,7 +58,7 @@ class Search:
         self._known: deque[Row] = deque()  # their result is known already
         self._computing: asyncio.Task[None] | None = None
 
-    def begin(self, recorded: list[r.Record], parallelism: int) -> None:
+    def begin(self, recorded: list[r.Record], parallelism: int, *, workers_died: bool) -> None:
         """Replay, then go on from there.
 
         Raises:
@@ -68,7 +68,7 @@ class Search:
         for row in self._table.rows.values():
             if row.state is TrialState.PENDING:
                 self._route(row)
-        self._book.adopt_leases()
+        self._book.adopt_leases(workers_died=workers_died)
         self.run.settle()
         self.facts(parallelism)
 

@@ -111,7 +111,7 @@ class TrialTable:
         Raises:
             LedgerFormatError: a record is of another version.
         """
-        kept = []
+        kept: list[r.Record] = []
         for document in documents:
             record = r.parse(document)
             self.apply(record)

@@ -103,21 +103,34 @@ class LeaseBook:
     def live(self) -> int:
         return len(self._live)
 
-    def adopt_leases(self) -> None:
-        """After a restart: what was out stays with its worker for one lease time, in which a heartbeat claims it back."""
+    def adopt_leases(self, *, workers_died: bool) -> None:
+        """After a restart: what was out stays with its worker for one lease time, in which a heartbeat claims it back.
+
+        Args:
+            workers_died: the workers ended with the driver before this one, so there is nothing to wait for.
+        """
         for row in self._table.rows.values():
-            if row.state is TrialState.RUNNING:
-                self._live[row] = self._now() + self.settings.lease_seconds
+            if row.state is not TrialState.RUNNING:
+                continue
+            self._live[row] = self._now() + self.settings.lease_seconds
+            if workers_died:
+                message = "the worker ended with its driver"
+                self._end_attempt(
+                    row, Outcome(state=TrialState.PENDING, failure=FailureClass.PREEMPTED, message=message)
+                )
 
     def offer(self, row: Row, *, first: bool = False, delay: float = 0.0) -> None:
         """Put a pending row into the queue. Its submission must be durable."""
         if delay > 0:
             loop = asyncio.get_running_loop()
-            timer = loop.call_later(delay, lambda: (self._timers.discard(timer), self.offer(row, first=first)))
-            self._timers.add(timer)
+            self._timers = {timer for timer in self._timers if timer.when() > loop.time()}
+            self._timers.add(loop.call_later(delay, self._offer_again, row, first))
             return
         (self._first if first or row.number is None else self._queue).append((row, self._now()))
         self.wake()
+
+    def _offer_again(self, row: Row, first: bool) -> None:
+        self.offer(row, first=first)
 
     def grant(self, request: LeaseRequest) -> Grant | None:
         """Lease the next row to this worker; None where there is none, or enough are out."""
