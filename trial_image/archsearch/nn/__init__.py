@@ -1,7 +1,7 @@
 """Choices that stand in an ordinary `torch.nn.Module`, and the way from such a model to its space and to a plain one.
 
 Every module class of `torch.nn` stands here too (`archsearch.nn.Conv2d`, …): it takes a `ValueChoice`, or arithmetic on
-some, wherever torch's takes a number, and makes torch's own module where there is none. `wrap` does so for any other class.
+some, wherever torch's takes a number, and makes torch's own module where there is none. `wrap` does so for any class.
 """
 
 from __future__ import annotations

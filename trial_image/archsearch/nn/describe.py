@@ -16,9 +16,9 @@ from archsearch.space import Choice, SearchSpace, SpaceError, Term
 def describe(model: nn.Module) -> SearchSpace:
     """The search space of every choice in a model, in the order of its modules.
 
-    A choice is named by its label, else by the path of its module. A choice inside a candidate exists only where that is
-    chosen. The model may have the attributes `space_constraints` (a list of `archsearch.space.Constraint`), `space_predicates`
-    (functions of an architecture, by name) and `space_canonicaliser` (the name of a registered one).
+    A choice is named by its label, else by the path of its module. A choice inside a candidate exists only where that
+    is chosen. The model may have the attributes `space_constraints` (a list of `archsearch.space.Constraint`),
+    `space_predicates` (functions of an architecture, by name) and `space_canonicaliser` (the name of a registered one).
 
     Raises:
         SpaceError: equal labels with different candidates (both paths are named), or choices that depend on each other.
@@ -47,6 +47,7 @@ def collect(model: nn.Module) -> tuple[SearchSpace, Fixing]:
 @dataclass
 class _Found:
     choice: Choice
+    labelled: bool
     places: list[str] = field(default_factory=list)
     when: dict[tuple[Term, ...], None] = field(default_factory=dict)
 
@@ -68,19 +69,18 @@ class Collector:
         if isinstance(module, Mutable):
             self._mutable(module, path, when)
         else:
+            for name, child in module.named_children():
+                self.visit(child, _join(path, name), when)
             for name, value in vars(module).items():
                 if isinstance(value, Value):
                     self._value(value, _join(path, name), when)
-            for name, child in module.named_children():
-                self.visit(child, _join(path, name), when)
-            # named_children leaves out what it saw already under another name, and so do we: it is one module in one place
         self._open.discard(id(module))
 
     def _mutable(self, module: Mutable, path: str, when: Always) -> None:
         name = self._fixing.names.setdefault(id(module), module.label or path or "model")
         choice = module.choice(name)
         if choice is not None:
-            self._add(choice, path or "model", when)
+            self._add(choice, path or "model", when, module.label is not None)
         for below, value in module.values():
             self._value(value, _join(path, below), when)
         for below, child, exists in module.branches(self._fixing):
@@ -95,7 +95,7 @@ class Collector:
         free = path if path not in self._found else self._free(path, leaf)
         name = self._fixing.names.setdefault(id(leaf), leaf.label or free)
         self._fixing.paths.setdefault(id(leaf), path)
-        self._add(leaf.choice(name), path, when)
+        self._add(leaf.choice(name), path, when, leaf.label is not None)
 
     def _free(self, path: str, leaf: ValueChoice) -> str:
         """A second unlabelled choice in one argument, for example kernel_size=(a, b), gets a number."""
@@ -103,12 +103,18 @@ class Collector:
             return path
         return next(name for i in range(2, len(self._found) + 3) if (name := f"{path}.{i}") not in self._found)
 
-    def _add(self, choice: Choice, path: str, when: Always) -> None:
-        found = self._found.setdefault(choice.name, _Found(choice))
+    def _add(self, choice: Choice, path: str, when: Always, labelled: bool) -> None:
+        found = self._found.setdefault(choice.name, _Found(choice, labelled))
+        if found.labelled != labelled:
+            raise SpaceError(
+                f"the label {choice.name!r} is also the path of a choice without a label "
+                f"({found.places[0]} and {path}); use another label"
+            )
         if not found.choice.same_as(choice):
             raise SpaceError(
-                f"two choices share the label {choice.name!r} but differ: {found.places[0]} offers {found.choice.expected()}, "
-                f"{path} offers {choice.expected()}; give them different labels or the same candidates"
+                f"two choices share the label {choice.name!r} but differ: {found.places[0]} offers "
+                f"{found.choice.expected()}, {path} offers {choice.expected()}; "
+                "give them different labels or the same candidates"
             )
         if path not in found.places:
             found.places.append(path)
@@ -146,7 +152,7 @@ class Collector:
         return () if () in alternatives else tuple(alternatives)
 
     def _shortened(self, terms: tuple[Term, ...]) -> tuple[Term, ...]:
-        """A term on a choice that stands in one place implies all that comes before it: there it would not be active."""
+        """A term on a choice that stands in one place implies all before it: it would not be active otherwise."""
         for i in range(len(terms) - 1, 0, -1):
             if len(self._found[terms[i].choice].places) == 1 and len(self._found[terms[i].choice].when) == 1:
                 return terms[i:]

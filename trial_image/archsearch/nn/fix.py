@@ -18,14 +18,15 @@ def fix(model: nn.Module, architecture: Mapping[str, Any] | None = None) -> nn.M
     """The plain network that an architecture chooses: a copy of the model without the candidates that were not chosen.
 
     A layer choice becomes its candidate (so that ``op.conv.weight`` is ``op.weight``), an input choice a module without
-    parameters, a repeat an `nn.Sequential` and a module with chosen arguments the plain module. Weights are the model's,
-    except in modules whose chosen arguments give other shapes: those are drawn anew. The model itself is not changed.
+    parameters, a repeat an `nn.Sequential` and a module with chosen arguments the plain module. Weights are the
+    model's, except in modules whose chosen arguments give other shapes: those are drawn anew. The model is not changed.
 
     Args:
         architecture: ``{choice: decision}``; None takes the first candidates, with a warning.
 
     Raises:
-        ArchitectureError: an unknown choice, a choice without decision, an unknown candidate; the text names it and its place.
+        ArchitectureError: an unknown choice, a choice without decision, an unknown candidate; the text names it and its
+            place in the model.
         SpaceError: the model's choices contradict each other.
     """
     space, fixing = collect(model)

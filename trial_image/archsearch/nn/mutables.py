@@ -28,7 +28,7 @@ class StandaloneWarning(UserWarning):
 
 
 class Mutable(nn.Module):
-    """A module that stands for a choice. `describe` asks for its choice and its branches, `fix` for what replaces it."""
+    """A module that stands for a choice. `describe` asks for its choice and branches, `fix` for what replaces it."""
 
     def __init__(self, label: str | None) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Mutable(nn.Module):
         """The choice, under the name that `describe` found for it; None where only parts of it are choices."""
 
     def values(self) -> Iterable[tuple[str, Any]]:
-        """(name below this module's path, value or expression) of the choices of numbers that this module depends on."""
+        """(name below this module's path, value or expression) of the chosen values that this module depends on."""
         return ()
 
     def branches(self, fixing: Fixing) -> Iterable[tuple[str, nn.Module, Always]]:
@@ -166,7 +166,7 @@ class ChosenInputs(nn.Module):
 def select(
     inputs: Sequence[Tensor] | Mapping[str, Tensor], chosen: Sequence[int | str], count: int, reduction: Reduction
 ) -> Any:
-    """Pick and reduce. Without any chosen input: zeros of the first input's shape (concat: no channels; none: an empty list)."""
+    """Pick and reduce. With none chosen: zeros of the first one's shape (concat: no channels; none: an empty list)."""
     if len(inputs) != count:
         raise UserError(f"an InputChoice of {count} inputs was given {len(inputs)}")
     values = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
@@ -247,11 +247,11 @@ Blocks = nn.Module | Sequence[nn.Module] | Callable[[int], nn.Module]
 class Repeat(Mutable):
     """A sequence of blocks of which the first `depth` are used. Decision: the depth.
 
-    Choices inside a block are decided block by block, and exist only where their block does; those with a label are shared.
+    Choices inside a block are decided block by block, and exist only where it does; those with a label are shared.
 
     Args:
-        blocks: a function of the block's number (0, 1, …); or a module, of which copies are made (equal weights at the start);
-            or a list of modules, as many as the greatest depth.
+        blocks: a function of the block's number (0, 1, …); or a module, of which copies are made (equal weights at the
+            start); or a list of modules, as many as the greatest depth.
         depth: a number, a range (least, greatest), a ValueChoice of whole numbers, or an expression of some.
         label: for a range: equal labels share one decision. Default: the module's path and ".depth".
 
@@ -307,7 +307,8 @@ class Repeat(Mutable):
         from archsearch.nn.values import alternatives
 
         for i in range(self._count):
-            yield str(i), self._block(i), alternatives(self.depth, lambda depth, i=i: depth > i, fixing)  # type: ignore[misc]
+            deeper: Callable[[int], bool] = i.__lt__
+            yield str(i), self._block(i), alternatives(self.depth, deeper, fixing)
 
     def resolve(self, fixing: Fixing) -> nn.Module:
         from archsearch.nn.values import resolved
@@ -316,11 +317,8 @@ class Repeat(Mutable):
 
 
 def _range(depth: Sequence[Any]) -> list[int]:
-    if (
-        len(depth) != 2
-        or any(isinstance(d, bool) or not isinstance(d, int) for d in depth)
-        or not 0 <= depth[0] <= depth[1]
-    ):
+    whole = all(isinstance(d, int) and not isinstance(d, bool) for d in depth)
+    if len(depth) != 2 or not whole or not 0 <= depth[0] <= depth[1]:
         raise UserError(f"Repeat: a range of depths is (least, greatest), not {tuple(depth)!r}")
     return list(range(depth[0], depth[1] + 1))
 

@@ -96,7 +96,7 @@ class Value:
 class ValueChoice(Value, Mutable):
     """One of several values: numbers, strings or booleans. Decision: the value.
 
-    Give it to a module class of `archsearch.nn`, compute with it (``width * 2``), or call it in `forward` for its value.
+    Give it to a module class of `archsearch.nn`, compute with it (``width * 2``), or call it in `forward`.
     Using one object in several places makes one decision of them.
 
     Args:
@@ -162,7 +162,7 @@ class Expression(Value):
         return f"{name}({', '.join(map(repr, self.operands))})"
 
     # Equality of expressions is asked for by module classes that check their arguments.
-    __eq__ = __ne__ = Value._no_value  # type: ignore[assignment]
+    __eq__ = __ne__ = Value._no_value
     __hash__ = object.__hash__
 
 
@@ -242,7 +242,7 @@ def alternatives(value: Any, test: Callable[[Any], bool], fixing: Fixing) -> Alw
 class ValueModule(Mutable):
     """A module whose arguments hold choices; in standalone mode it is made with the first candidates.
 
-    `fix` makes the plain module with the chosen arguments. Weights are kept where the chosen arguments give the same shapes.
+    `fix` makes the plain module with the chosen arguments. Weights are kept where they have the same shapes.
     """
 
     def __init__(self, factory: Callable[..., nn.Module], args: Sequence[Any], kwargs: dict[str, Any]) -> None:

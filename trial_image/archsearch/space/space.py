@@ -53,7 +53,7 @@ class SearchSpace:
         self._canonicaliser = canonicaliser
         self._by_name: dict[str, Choice] = {}
         self._check()
-        self._aliases = {m: c.name for c in self._choices for m in c.members if m not in self._by_name}
+        self._aliases = self._members()
         self._plain = (
             not self._constraints and not any(c.when for c in self._choices) and not any(self._predicates.values())
         )
@@ -331,6 +331,18 @@ class SearchSpace:
         for constraint in self._constraints:
             for term, _ in constraint.terms:
                 self._check_term(term.choice, term.values, f"constraint {constraint.name!r}", "")
+
+    def _members(self) -> dict[str, str]:
+        """Each member's choice, where it is one only (a place in a model may depend on several)."""
+        found: dict[str, set[str]] = {}
+        for choice in self._choices:
+            for member in choice.members:
+                found.setdefault(member, set()).add(choice.name)
+        return {
+            member: next(iter(names))
+            for member, names in found.items()
+            if len(names) == 1 and member not in self._by_name
+        }
 
     def _check_term(self, name: str, values: Sequence[Any], where: str, earlier: str) -> None:
         choice = self._by_name.get(name)

@@ -88,10 +88,10 @@ class Reduction(nn.Module):
 
 
 class NASBench201(nn.Module):
-    """The network of the benchmark: a stem, three stages of cells with two reductions between, pooling and a linear layer.
+    """The benchmark's network: a stem, three stages of cells with two reductions between, pooling, a linear layer.
 
-    Input (N, input_channels, H, W) with H and W from 1 on, output (N, classes). With 16 channels, 5 cells and 3 input channels
-    it has 72,656 + 65 · classes + 28,000 · (edges of nor_conv_1x1) + 243,040 · (edges of nor_conv_3x3) parameters.
+    Input (N, input_channels, H, W) with H and W >= 1, output (N, classes). With 16 channels, 5 cells and 3 input
+    channels it has 72,656 + 65 · classes + 28,000 · (edges nor_conv_1x1) + 243,040 · (edges nor_conv_3x3) parameters.
 
     Args:
         channels: of the first stage; doubled at each reduction.
