@@ -13,7 +13,7 @@ Hook = Callable[[str, str], None]  # called with the operation (get, put, create
 
 
 class MemoryStore(Store):
-    """`before` is called before an operation takes effect, `after` when it has; what they raise is the operation's answer."""
+    """`before` is called before an operation takes effect, `after` when it has; what they raise is its answer."""
 
     def __init__(self, objects: dict[str, bytes] | None = None, prefix: str = "") -> None:
         self.objects = {} if objects is None else objects

@@ -80,7 +80,7 @@ def test_bad_endpoints(endpoint: str) -> None:
 
 
 def test_a_missing_ca_bundle() -> None:
-    with pytest.raises(UserError, match="/nowhere/ca.crt"):
+    with pytest.raises(UserError, match=r"/nowhere/ca\.crt"):
         open_store("s3://bucket", ca_bundle="/nowhere/ca.crt")
 
 
@@ -100,7 +100,8 @@ def test_credentials_from_a_mounted_secret(tmp_path: Path) -> None:
 
 def test_importing_the_store_loads_neither_boto3_nor_torch() -> None:
     code = (
-        "import sys, archsearch.store, archsearch.store.checkpoint; archsearch.store.open_store('s3://bucket', region='x');"
+        "import sys, archsearch.store, archsearch.store.checkpoint;"
+        "archsearch.store.open_store('s3://bucket', region='x');"
         "print([name for name in ('boto3', 'botocore', 'torch', 'safetensors') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -169,7 +169,7 @@ class S3Connection:
                 f"{place}: the endpoint's certificate is not trusted; give its authority in storage.caConfigMapName "
                 f"or AWS_CA_BUNDLE, or correct the endpoint ({type(error).__name__})"
             )
-        if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | boto.ResponseStreamingError):
+        if isinstance(error, boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError):
             return StoreUnavailable(
                 f"{place}: no answer ({type(error).__name__}); check that the endpoint is right and the service is up"
             )
