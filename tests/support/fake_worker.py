@@ -24,7 +24,9 @@ from archsearch.store import open_store
 from archsearch_strategies.driver import Driver, Summary
 from archsearch_strategies.launch.base import LaunchContext, WorkerLost
 
-SPACE = SearchSpace([Categorical(f"op{i}", ("conv", "pool", "skip", "none")) for i in range(4)] + [Ordinal("width", (1, 2, 4))])
+SPACE = SearchSpace(
+    [Categorical(f"op{i}", ("conv", "pool", "skip", "none")) for i in range(4)] + [Ordinal("width", (1, 2, 4))]
+)
 
 Evaluate = Callable[[Assignment], Awaitable[Outcome]]
 
@@ -168,7 +170,9 @@ async def run(folder: Path, wanted: NASExperiment, launcher: FakeLauncher | None
 def main() -> None:
     folder, parallel, trials, seed, strategy = sys.argv[1:6]
     config = {"population": 8, "sample": 3} if strategy == "regularized-evolution" else {}
-    wanted = experiment(strategy, config, budget={"maxTrials": int(trials)}, parallelTrials=int(parallel), seed=int(seed))
+    wanted = experiment(
+        strategy, config, budget={"maxTrials": int(trials)}, parallelTrials=int(parallel), seed=int(seed)
+    )
 
     async def slow(assignment: Assignment) -> Outcome:
         print("trial", flush=True)
