@@ -1,0 +1,48 @@
+"""Model code of the end-to-end tests: a tiny space, and a trial whose length is a number in the evaluator's config."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from archsearch.nn import LayerChoice
+from archsearch.trial import TrialContext
+
+
+class Net(nn.Module):
+    """Takes (N, 4), gives (N, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = LayerChoice({f"w{width}": Pair(width) for width in (2, 4, 8, 16)}, label="width")
+        self.second = LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh(), "silu": nn.SiLU()}, label="activation")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(self.first(inputs))
+
+
+class Pair(nn.Sequential):
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(4, width), nn.Linear(width, 2))
+
+
+def fit(model: nn.Module, context: TrialContext, steps: int = 4, pause: float = 0.25) -> dict[str, float]:
+    """`steps` steps with a pause after each, resumed from its checkpoint; the score follows from the architecture."""
+    first = 0
+    if (found := context.load_checkpoint()) is not None:
+        model.load_state_dict(found[0])
+        first = int(found[1]["step"])
+    for step in range(first, steps):
+        with torch.no_grad():
+            model(torch.ones(1, 4))
+        time.sleep(pause)
+        context.report(step, {"score": step / steps})
+        following = {"step": step + 1}
+        context.checkpoint_point(lambda following=following: (model.state_dict(), following))
+    return {"score": 1 / (1 + sum(parameter.numel() for parameter in model.parameters()))}
+
+
+def broken(model: nn.Module, context: TrialContext) -> dict[str, float]:
+    raise ValueError("this trial always fails")
