@@ -113,7 +113,7 @@ class _Cluster:
                 auth_settings=["BearerToken"],
                 _preload_content=False,
                 _request_timeout=30,
-            )[0]
+            )
             return int(response.status), json.loads(response.data)
         except ApiException as error:
             try:

@@ -73,6 +73,8 @@ class ApiServer:
         """Make a namespace of a name that was never used."""
         name = f"test-{uuid.uuid4().hex[:12]}"
         self.kubectl("create", "namespace", name)
+        if not self.own:  # there a controller makes it, and pods are refused until then
+            self.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=60s", timeout=90)
         return name
 
     def install_crd(self, path: Path) -> None:
