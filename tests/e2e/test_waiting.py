@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from e2e.conftest import prepared
+from e2e.test_disturbed import assert_whole, spec
 from support.cluster import (
     BUCKET,
     ENV_FAKE_GPUS,
@@ -21,8 +23,6 @@ from support.cluster import (
 )
 
 from archsearch.spec import names
-from e2e.conftest import prepared
-from e2e.test_disturbed import assert_whole, spec
 
 Maker = Callable[[str], Experiment]
 
@@ -57,7 +57,9 @@ def test_third_worker_waits_for_a_gpu(experiment: Maker, installation: Installat
 
 
 def test_same_name_in_two_namespaces(installation: Installation) -> None:
-    pair = [Experiment(prepared(installation), "twin").apply(spec(budget={"maxTrials": 4}, seed=seed)) for seed in (1, 2)]
+    pair = [
+        Experiment(prepared(installation), "twin").apply(spec(budget={"maxTrials": 4}, seed=seed)) for seed in (1, 2)
+    ]
     for search in pair:
         search.until_condition("Succeeded", seconds=240)
         assert_whole(search, installation, 4)
@@ -65,7 +67,12 @@ def test_same_name_in_two_namespaces(installation: Installation) -> None:
 
 
 def _secret(namespace: str, name: str, keys: dict[str, str]) -> None:
-    document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}, "stringData": keys}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "stringData": keys,
+    }
     kubectl("apply", "-f", "-", stdin=json.dumps(document))
 
 

@@ -210,9 +210,7 @@ class Experiment:
                 raise RuntimeError(f"{self.name} failed: {self.condition('Failed')}\n{self.explain()}")
             return condition if condition.get("status") == status else None
 
-        found: dict[str, Any] = until(
-            f"{self.name} has {kind}={status}", met, seconds=seconds, explain=self.explain
-        )
+        found: dict[str, Any] = until(f"{self.name} has {kind}={status}", met, seconds=seconds, explain=self.explain)
         return found
 
     def until_trials(self, count: int, *, seconds: float = 180) -> None:

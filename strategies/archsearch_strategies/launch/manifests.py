@@ -18,6 +18,7 @@ GRACE_SECONDS = 30  # more than a worker gives its trial for a checkpoint, since
 TTL_SECONDS = 24 * 3600  # finished Jobs are deleted by the driver; this is for those whose driver never came back
 BACKOFF_LIMIT = 100_000  # the driver counts crashes, not the Job
 DEFAULT_REQUESTS = {"cpu": "250m", "memory": "512Mi"}
+DEFAULT_CPU_LIMIT = "1"  # a trial takes as many threads as its limit allows; without one each would take the whole node
 
 RESERVED_PREFIX = "archsearch-"
 _VOLUME_SECRETS = "archsearch-secrets"
@@ -265,14 +266,20 @@ def _user_environment(template: PodTemplate) -> list[JsonObject]:
 
 
 def _resources(template: PodTemplate) -> JsonObject:
-    """The user's, with small requests where nothing is said: a pod without any is the first to be evicted."""
-    resources = dict(template.resources)
-    requests = dict(resources.get("requests") or {})
-    limits = resources.get("limits") or {}
+    """The user's, with small requests where nothing is said: a pod without any is the first to be evicted.
+
+    Whoever asks for a device feeds it with as many CPUs as the node gives, unless told otherwise.
+    """
+    requests = dict(template.resources.get("requests") or {})
+    limits = dict(template.resources.get("limits") or {})
+    named = {*requests, *limits}
+    if "cpu" not in named and not any("/" in resource for resource in named) and "claims" not in template.resources:
+        limits["cpu"] = DEFAULT_CPU_LIMIT
+        requests["cpu"] = DEFAULT_REQUESTS["cpu"]
     for resource, amount in DEFAULT_REQUESTS.items():
         if resource not in requests and resource not in limits:
             requests[resource] = amount
-    return resources | ({"requests": requests} if requests else {})
+    return {**template.resources, **_given({"requests": requests, "limits": limits})}
 
 
 def _code_config_map(spec: ExperimentSpec) -> str:
