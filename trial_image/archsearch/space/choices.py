@@ -123,10 +123,6 @@ class Choice(ABC):
     def fields(self) -> dict[str, Any]:
         """The JSON fields of this kind."""
 
-    @abstractmethod
-    def signatures(self, terms: Sequence[Term]) -> dict[tuple[bool, ...], int]:
-        """How many decisions make each pattern of the terms (all on this choice) true."""
-
     def sample(self, rng: Rng) -> Decision:
         """A uniform decision."""
         return self.at(rng.integer(self.count))
@@ -195,13 +191,6 @@ class _OneOf(Choice):
             return None
         index = rng.integer(len(options) - 1)
         return options[index if index < options.index(decision) else index + 1]
-
-    def signatures(self, terms: Sequence[Term]) -> dict[tuple[bool, ...], int]:
-        counts: dict[tuple[bool, ...], int] = {}
-        for option in self.options:
-            signature = tuple(term.holds(option) for term in terms)
-            counts[signature] = counts.get(signature, 0) + 1
-        return counts
 
 
 @dataclass(frozen=True)
@@ -401,16 +390,3 @@ class Subset(Choice):
 
     def fields(self) -> dict[str, Any]:
         return {"candidates": list(self.candidates), "choose": self.choose}
-
-    def signatures(self, terms: Sequence[Term]) -> dict[tuple[bool, ...], int]:
-        # Input by input, so that a subset of many inputs costs patterns × inputs and not 2**inputs.
-        counts: dict[tuple[tuple[bool, ...], int], int] = {((False,) * len(terms), 0): 1}
-        for candidate in self.candidates:
-            found: dict[tuple[tuple[bool, ...], int], int] = {}
-            for (signature, taken), count in counts.items():
-                hit = tuple(s or candidate in term.values for s, term in zip(signature, terms, strict=True))
-                for key in ((signature, taken), (hit, taken if self.choose is None else taken + 1)):
-                    if self.choose is None or key[1] <= self.choose:
-                        found[key] = found.get(key, 0) + count
-            counts = found
-        return {signature: count for (signature, taken), count in counts.items() if taken == (self.choose or 0)}

@@ -7,69 +7,109 @@ costs choices × states.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from archsearch.space.choices import Choice, Decision, Term
+from archsearch.space.choices import Choice, Decision, Subset, Term
 from archsearch.space.constraints import Constraint
 from archsearch.space.errors import SpaceError
 
-MAX_STATES = 1_000_000
+MAX_STATES = 100_000
 
-_State = tuple[frozenset[Term], tuple[float, ...]]
-_Signature = tuple[bool, ...]
+_Totals = tuple[float, ...]
+_State = tuple[
+    frozenset[Term], _Totals
+]  # of a choice's outcome: the terms that it makes hold, and what it adds to the totals
 
 
 class Counter:
     """Counts and indexes the architectures of ordered choices under conditions and declarative constraints.
 
     Raises:
-        SpaceError: the constraints need more than a million states.
+        SpaceError: the constraints need more than a hundred thousand states.
     """
 
     def __init__(self, choices: Sequence[Choice], constraints: Sequence[Constraint]) -> None:
         self._choices = choices
         self._constraints = constraints
+        self._zero: _Totals = (0,) * len(constraints)
         position = {choice.name: i for i, choice in enumerate(choices)}
-        self._terms: list[list[Term]] = [[] for _ in choices]
+        self._terms: list[dict[Term, list[tuple[int, float]]]] = [{} for _ in choices]  # with (constraint, weight)
         self._needed: dict[Term, int] = {}  # the last choice whose condition asks for the term
         for i, choice in enumerate(choices):
             for term in (term for terms in choice.when for term in terms):
-                self._add(position, term)
+                self._terms[position[term.choice]].setdefault(term, [])
                 self._needed[term] = i
         self._closes = [-1] * len(constraints)
         for c, constraint in enumerate(constraints):
-            for term, _ in constraint.terms:
-                self._add(position, term)
-                self._closes[c] = max(self._closes[c], position[term.choice])
-        self._weights: list[dict[Term, list[tuple[int, float]]]] = [{} for _ in choices]
-        for c, constraint in enumerate(constraints):
             for term, weight in constraint.terms:
-                self._weights[position[term.choice]].setdefault(term, []).append((c, weight))
-        self._signatures = [choice.signatures(terms) for choice, terms in zip(choices, self._terms, strict=True)]
+                self._terms[position[term.choice]].setdefault(term, []).append((c, weight))
+                self._closes[c] = max(self._closes[c], position[term.choice])
+        self._outcomes = [self._outcomes_of(i) for i in range(len(choices))]
         self._counts = self._count()
 
-    def _add(self, position: dict[str, int], term: Term) -> None:
-        terms = self._terms[position[term.choice]]
-        if term not in terms:
-            terms.append(term)
+    def _outcome(self, i: int, decision: Decision) -> _State:
+        held = [term for term in self._terms[i] if term.holds(decision)]
+        return frozenset(t for t in held if t in self._needed), self._added(self._zero, i, held)
+
+    def _added(self, totals: _Totals, i: int, terms: Iterable[Term]) -> _Totals:
+        now = list(totals)
+        for term in terms:
+            for c, weight in self._terms[i][term]:
+                now[c] += weight
+        return tuple(now)
+
+    def _outcomes_of(self, i: int) -> dict[_State, int]:
+        """How many decisions of a choice have each outcome."""
+        choice = self._choices[i]
+        if not self._terms[i]:
+            return {(frozenset(), self._zero): choice.count}
+        if isinstance(choice, Subset):
+            return self._subset_outcomes(i, choice)
+        counts: dict[_State, int] = {}
+        for option in choice.options:
+            outcome = self._outcome(i, option)
+            counts[outcome] = counts.get(outcome, 0) + 1
+        return counts
+
+    def _subset_outcomes(self, i: int, choice: Subset) -> dict[_State, int]:
+        """Input by input, so that many inputs cost outcomes × inputs and not 2**inputs."""
+        none: frozenset[Term] = frozenset()
+        counts: dict[tuple[frozenset[Term], _Totals, int], int] = {(none, self._zero, 0): 1}
+        for candidate in choice.candidates:
+            hit = [term for term in self._terms[i] if candidate in term.values]
+            # Whether a term holds already matters only where another input can do it too, or a condition asks.
+            kept = frozenset(term for term in hit if len(term.values) > 1 or term in self._needed)
+            found: dict[tuple[frozenset[Term], _Totals, int], int] = {}
+            for (held, totals, taken), count in counts.items():
+                more = self._added(totals, i, (term for term in hit if term not in held))
+                with_it = (held | kept, more, 0 if choice.choose is None else taken + 1)
+                for key in ((held, totals, taken), with_it):
+                    if key[2] <= (choice.choose or 0):
+                        found[key] = found.get(key, 0) + count
+            counts = found
+            self._bound(len(counts))
+        outcomes: dict[_State, int] = {}
+        for (held, totals, taken), count in counts.items():
+            if taken == (choice.choose or 0):
+                outcome = frozenset(term for term in held if term in self._needed), totals
+                outcomes[outcome] = outcomes.get(outcome, 0) + count
+        return outcomes
 
     def _start(self) -> _State:
-        return frozenset(), (0,) * len(self._constraints)
+        return frozenset(), self._zero
 
-    def _next(self, i: int, state: _State, signature: _Signature | None) -> _State | None:
-        """The state after choice i; None where a constraint is broken. Signature None: the choice is not active."""
+    def _next(self, i: int, state: _State, outcome: _State | None) -> _State | None:
+        """The state after choice i; None where a constraint is broken. Outcome None: the choice is not active."""
         held, totals = state
-        now = list(totals)
-        true = {term for term, holds in zip(self._terms[i], signature or (), strict=False) if holds}
-        for term in true:
-            for c, weight in self._weights[i].get(term, ()):
-                now[c] += weight
+        if outcome is not None:
+            held = held | outcome[0]
+            totals = tuple(a + b for a, b in zip(totals, outcome[1], strict=True))
         for c, closes in enumerate(self._closes):
             if closes == i:
-                if not self._constraints[c].within(now[c]):
+                if not self._constraints[c].within(totals[c]):
                     return None
-                now[c] = 0
-        return frozenset(term for term in held | true if self._needed.get(term, -1) > i), tuple(now)
+                totals = (*totals[:c], 0, *totals[c + 1 :])
+        return frozenset(term for term in held if self._needed[term] > i), totals
 
     def _active(self, i: int, state: _State) -> bool:
         when = self._choices[i].when
@@ -80,7 +120,7 @@ class Counter:
         if not self._active(i, state):
             after = self._next(i, state, None)
             return [] if after is None else [(1, after)]
-        moves = ((n, self._next(i, state, signature)) for signature, n in self._signatures[i].items())
+        moves = ((n, self._next(i, state, outcome)) for outcome, n in self._outcomes[i].items())
         return [(n, after) for n, after in moves if after is not None]
 
     def _count(self) -> list[dict[_State, int]]:
@@ -94,17 +134,20 @@ class Counter:
             layers.append(layer)
             reached = list({after: None for moves in layer.values() for _, after in moves})
             seen += len(reached)
-            if seen > MAX_STATES:
-                raise SpaceError(
-                    "this space cannot be counted: its conditions and constraints tie too many choices together "
-                    f"(more than {MAX_STATES} states); use a strategy that samples, or fewer constraints"
-                )
+            self._bound(seen)
         counts: list[dict[_State, int]] = [dict.fromkeys(reached, 1)]
         for layer in reversed(layers):
             below = counts[-1]
             counts.append({state: sum(n * below[after] for n, after in moves) for state, moves in layer.items()})
         counts.reverse()
         return counts
+
+    def _bound(self, states: int) -> None:
+        if states > MAX_STATES:
+            raise SpaceError(
+                "this space cannot be counted: its conditions and constraints tie too many choices together "
+                f"(more than {MAX_STATES} states); use a strategy that samples, or fewer constraints"
+            )
 
     @property
     def size(self) -> int:
@@ -119,7 +162,7 @@ class Counter:
             if not self._active(i, state):
                 state = self._next(i, state, None) or state
             elif not self._terms[i]:
-                state = self._next(i, state, ()) or state
+                state = self._next(i, state, None) or state
                 rank, index = divmod(index, below[state])
                 decisions[choice.name] = choice.at(rank)
             else:
@@ -128,12 +171,12 @@ class Counter:
 
     def _search(self, i: int, state: _State, index: int) -> tuple[Decision, _State, int]:
         """The decision of choice i in whose share of the completions the index falls."""
-        after: dict[_Signature, _State | None] = {}
+        after: dict[_State, _State | None] = {}
         for decision in self._choices[i].iterate():
-            signature = tuple(term.holds(decision) for term in self._terms[i])
-            if signature not in after:
-                after[signature] = self._next(i, state, signature)
-            follows = after[signature]
+            outcome = self._outcome(i, decision)
+            if outcome not in after:
+                after[outcome] = self._next(i, state, outcome)
+            follows = after[outcome]
             share = 0 if follows is None else self._counts[i + 1].get(follows, 0)
             if follows is not None and index < share:
                 return decision, follows, index
