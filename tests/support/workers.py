@@ -29,6 +29,7 @@ class Worker:
     driver: FakeDriver
     root: Path
     process: subprocess.Popen[bytes] | None = None
+    metrics_port: int = 0
     seen: set[int] = field(default_factory=set)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,10 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """One running worker for all tests of a module: its start costs seconds."""
     made = make_worker(tmp_path_factory.mktemp("worker"))
-    made.launch()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        made.metrics_port = probe.getsockname()[1]
+    made.launch("--metrics-port", str(made.metrics_port))
     try:
         yield made
         assert made.process is not None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -78,17 +76,6 @@ def test_a_killed_supervisor_leaves_no_process(worker: Worker, tmp_path: Path) -
     until(lambda: not any(alive(pid) for pid in left))
 
 
-def test_the_release_order_of_the_driver_keeps_the_worker(worker: Worker) -> None:
-    worker.driver.action = "release"
-    worker.launch()
-    outcome = worker.driver.run(worker.trial("poll")).outcome
-    assert outcome.state is TrialState.PENDING
-    worker.driver.action = "continue"
-    assert worker.driver.run(worker.trial("succeed", 2)).outcome.state is TrialState.SUCCEEDED
-    worker.driver.done = True
-    assert worker.wait() == names.EXIT_DONE
-
-
 def test_idle_workers_end_with_success(worker: Worker) -> None:
     worker.driver.idle_seconds = 0.2
     worker.launch(**NO_TORCH)
@@ -153,24 +140,6 @@ def test_settings_that_are_missing_are_named(worker: Worker, missing: str, words
     assert missing in worker.stderr()
     assert words in worker.stderr()
     assert "Traceback" not in worker.stderr()
-
-
-def test_metrics_are_served_without_trial_numbers(worker: Worker) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    worker.launch("--metrics-port", str(port))
-    assert worker.driver.run(worker.trial("succeed", 4711)).outcome.state is TrialState.SUCCEEDED
-    assert worker.driver.run(worker.trial("error", 4712)).outcome.state is TrialState.FAILED
-    worker.driver.run(worker.trial("succeed", 4713))
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-        text = answer.read().decode()
-    assert 'archsearch_worker_trials_total{kind="evaluate",result="succeeded"} 2.0' in text
-    assert 'archsearch_worker_trials_total{kind="evaluate",result="userError"} 1.0' in text
-    assert "archsearch_worker_step 2.0" in text
-    assert "archsearch_worker_loss 0.33" in text
-    assert "archsearch_worker_upload_bytes_total" in text
-    assert "471" not in text
 
 
 def test_a_worker_can_go_with_the_process_that_started_it(worker: Worker) -> None:

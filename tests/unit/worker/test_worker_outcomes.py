@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,11 @@ from archsearch.spec.experiment import Isolation
 
 
 def test_a_result_carries_metrics_points_payload_and_resources(shared: Worker) -> None:
-    message = shared.driver.run(shared.trial("succeed", threads=2))
+    usual, shared.driver.report_seconds = shared.driver.report_seconds, 600.0  # no report comes before the result
+    try:
+        message = shared.driver.run(shared.trial("succeed", threads=2))
+    finally:
+        shared.driver.report_seconds = usual
     outcome = message.outcome
     assert outcome.state is TrialState.SUCCEEDED
     assert outcome.metrics == {"accuracy": 0.5}
@@ -231,12 +238,44 @@ def test_a_trial_sees_neither_token_nor_keys_nor_the_drivers_address(shared: Wor
     assert seen["threads"] == 2
 
 
+def test_the_drivers_release_gives_the_trial_back_and_keeps_the_worker(shared: Worker) -> None:
+    shared.driver.action = "release"
+    try:
+        outcome = shared.run("poll", number=50)
+    finally:
+        shared.driver.action = "continue"
+    assert outcome.state is TrialState.PENDING
+    assert outcome.failure is FailureClass.PREEMPTED
+    assert list((shared.store / "trials/50/checkpoints").iterdir())
+    assert shared.run("succeed").state is TrialState.SUCCEEDED
+
+
+def test_metrics_are_served_without_trial_numbers(shared: Worker) -> None:
+    def scrape() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{shared.metrics_port}/metrics", timeout=60) as answer:
+            lines = [line.rpartition(" ") for line in answer.read().decode().splitlines() if line[0] != "#"]
+        return {name: float(value) for name, _, value in lines}
+
+    before = scrape()
+    shared.run("succeed", number=471100)
+    shared.run("error", number=471101)
+    shared.run("succeed", number=471102)
+    after = scrape()
+    for result, count in (("succeeded", 2), ("userError", 1)):
+        name = f'archsearch_worker_trials_total{{kind="evaluate",result="{result}"}}'
+        assert after[name] == before.get(name, 0) + count
+    assert after["archsearch_worker_step"] == 2
+    assert after["archsearch_worker_loss"] == pytest.approx(1 / 3)
+    assert after["archsearch_worker_upload_bytes_total"] > before["archsearch_worker_upload_bytes_total"]
+    assert not any("4711" in name for name in after)
+
+
 def test_killing_the_zygote_is_an_infrastructure_failure_and_leaves_nothing(shared: Worker) -> None:
     note = shared.root / "zygote"
     shared.driver.offer(shared.trial("hang", params={"note": str(note)}))
     until(lambda: note.exists() and len(note.read_text().split()) == 2)
     zygote = next(pid for pid in shared.below() if _parent(pid) == shared.pid)
-    _kill(zygote)
+    os.kill(zygote, signal.SIGKILL)
     outcome = shared.driver.result().outcome
     assert outcome.failure is FailureClass.INFRASTRUCTURE
     assert not any(alive(int(pid)) for pid in note.read_text().split())
@@ -244,12 +283,4 @@ def test_killing_the_zygote_is_an_infrastructure_failure_and_leaves_nothing(shar
 
 
 def _parent(pid: int) -> int:
-    from pathlib import Path
-
     return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-
-
-def _kill(pid: int) -> None:
-    import os
-
-    os.kill(pid, signal.SIGKILL)

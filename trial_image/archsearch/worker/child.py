@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -33,6 +34,7 @@ from archsearch.worker.channel import ChildChannel, encode
 
 MESSAGE_LIMIT = 8_000
 TRACEBACK_LINES = 40
+OOM_SCORE = 800
 _MEASURED = (TrialKind.EVALUATE, TrialKind.INHERIT, TrialKind.RETRAIN)
 
 
@@ -48,6 +50,8 @@ def main(connection: socket.socket, zygote: int, runner: str) -> NoReturn:
     try:
         os.setsid()
         linux.die_with_parent(zygote)
+        with contextlib.suppress(OSError):  # short of memory, the trial goes first, not the worker
+            Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         _redirect(os.devnull, os.O_RDONLY, 0)
