@@ -28,7 +28,12 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    asyncio.run(Operator(settings).run(stop))
+    try:
+        operator = Operator(settings)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    asyncio.run(operator.run(stop))
     return 0
 
 

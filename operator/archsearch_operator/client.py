@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
 
-from archsearch.errors import ArchsearchError
+from archsearch.errors import ArchsearchError, UserError
 from archsearch.spec import names
 from archsearch.spec.base import JsonObject
 from archsearch_operator.queue import RateLimiter
@@ -64,7 +65,11 @@ class Transport:
         try:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException:
-            config.load_kube_config(client_configuration=configuration)
+            try:
+                # The client looks at the environment at its import only.
+                config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
+            except config.ConfigException as error:
+                raise UserError(f"no cluster: neither in a pod nor a usable KUBECONFIG: {error}") from error
         configuration.connection_pool_maxsize = connections
         self._api = client.ApiClient(configuration)
 

@@ -7,10 +7,13 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from archsearch.errors import ArchsearchError
 from archsearch.spec import names, reasons
 from archsearch.spec.base import JsonObject
+from archsearch.spec.problems import Problem
 from archsearch_operator import events, objects
 from archsearch_operator.client import ApiError, KubeClient
 from archsearch_operator.health import Health
@@ -35,6 +38,12 @@ _log = logging.getLogger(__name__)
 EXPERIMENTS, JOBS = "nasexperiments", "jobs"
 # Codes with which the API server refuses a child for what is in it: a quantity, a label, a selector of the user's.
 _REFUSED = (400, 422)
+# An earlier experiment's child of that name is not collected yet: it will be.
+_OTHER_OWNER = "Only one reference can have Controller set to true"
+
+
+class Refused(ArchsearchError):
+    """The API server will never take what the user's spec makes."""
 
 
 class Controller:
@@ -65,8 +74,11 @@ class Controller:
         """Work until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._relist_forever())
+                synced = asyncio.Event()
+                tasks.create_task(self._relist_forever(synced))
                 tasks.create_task(self._beat())
+                # Without the first LIST of Jobs every experiment would look as if it had none.
+                await synced.wait()
                 for _ in range(self._settings.workers):
                     tasks.create_task(self._work())
         finally:
@@ -91,17 +103,18 @@ class Controller:
             for key in wrong:
                 self._queue.add(key)
 
-    async def _relist_forever(self) -> None:
+    async def _relist_forever(self, synced: asyncio.Event) -> None:
         delay = self._settings.relist_seconds
         while True:
             try:
                 await self.relist()
                 self._metrics.relists.labels("done").inc()
+                synced.set()
                 delay = self._settings.relist_seconds
             except ApiError as error:
                 self._metrics.relists.labels("failed").inc()
                 _log.warning("a LIST failed, and is tried again: %s", error)
-                delay = min(5.0, self._settings.relist_seconds)
+                delay = min(5.0 if synced.is_set() else 1.0, self._settings.relist_seconds)
             await asyncio.sleep(delay)
 
     async def _beat(self) -> None:
@@ -144,19 +157,19 @@ class Controller:
         if observed is None:
             return None
         plan = decide(observed, self._settings)
-        await self._publish(observed, plan)
-        await self._tell_failures(key, observed)
-        if plan.delete:
-            await self._client.delete(names.KIND, key.namespace, key.name, raw["metadata"]["uid"])
-            return None
         try:
+            if plan.job is JobAction.CREATE and plan.experiment is not None:
+                # Made before anything is told: a Job that is there although we have not seen it yet changes the story.
+                observed = replace(observed, job=await self._create(key, observed, plan, plan.experiment))
+                plan = decide(observed, self._settings)
+            await self._publish(observed, plan)
+            await self._tell_failures(key, observed)
+            if plan.delete:
+                await self._client.delete(names.KIND, key.namespace, key.name, raw["metadata"]["uid"])
+                return None
             await self._act(key, observed, plan)
-        except ApiError as error:
-            if error.code not in _REFUSED or "controller" in str(error):
-                raise
-            # "Only one reference can have Controller set to true": an earlier experiment's child is not collected yet.
-            message = f"spec.driver: the API server refuses the strategy's objects: {error}; correct it"
-            await self._publish(observed, decide(Observed(observed.raw, observed.now, refused=message), self._settings))
+        except Refused as error:
+            await self._publish(observed, decide(replace(observed, job=None, refused=str(error)), self._settings))
             return self._settings.children_seconds
         if plan.again is None and not _closed(plan):
             return self._settings.children_seconds  # to apply the children again
@@ -246,20 +259,17 @@ class Controller:
                 _log.info("the Event %s was not posted: %s", event["reason"], error)
 
     async def _act(self, key: Key, observed: Observed, plan: Plan) -> None:
-        experiment, job = plan.experiment, observed.job
-        if experiment is not None and not _closed(plan):
-            await self._apply_children(key, experiment)
+        job = observed.job
+        if plan.experiment is not None and not _closed(plan):
+            await self._apply_children(key, plan.experiment)
         name = names.strategy_job(key.name)
         if plan.job in (JobAction.SUSPEND, JobAction.RESUME):
             body = {"spec": {"suspend": plan.job is JobAction.SUSPEND}}
             self._take(await self._client.patch("Job", key.namespace, name, body))
-        if plan.job is JobAction.REPLACE and job is not None:
+        if plan.job is JobAction.REPLACE and job is not None and plan.experiment is not None:
             await self._client.delete("Job", key.namespace, name, job["metadata"]["uid"])
             self._jobs.remove(job)
-        if plan.job in (JobAction.CREATE, JobAction.REPLACE) and experiment is not None:
-            self._cleaned.pop(key, None)
-            body = objects.strategy_job(experiment, self._settings, suspend=plan.suspend, attempt=plan.attempt)
-            await self._create_job(key, body, observed.raw)
+            await self._create(key, observed, plan, plan.experiment)
         if plan.clean:
             await self._clean(key, observed, plan)
 
@@ -302,20 +312,35 @@ class Controller:
             if error.code != 409:
                 raise
 
-    async def _create_job(self, key: Key, body: JsonObject, raw: JsonObject) -> None:
+    async def _create(self, key: Key, observed: Observed, plan: Plan, experiment: objects.Experiment) -> JsonObject:
+        """The strategy Job with all that it needs: made, or found.
+
+        Raises:
+            Refused: the API server refuses what the user gave.
+        """
+        self._cleaned.pop(key, None)
+        body = objects.strategy_job(experiment, self._settings, suspend=plan.suspend, attempt=plan.attempt)
         try:
-            self._take(await self._client.create(body))
+            await self._apply_children(key, experiment)
+            job = await self._client.create(body)
         except ApiError as error:
-            if error.code == 403 and "quota" in str(error):
-                trouble = Trouble(reasons.QUOTA_PENDING, f"the strategy Job is refused: {error}")
-                observed = Observed(raw, time.time(), None, trouble)
-                await self._publish(observed, decide(observed, self._settings))
-            if error.code != 409:
+            if error.code == 409:
+                found = await self._client.get("Job", key.namespace, body["metadata"]["name"])
+                if found is None or not _owned(found, observed.raw):
+                    raise
+                job = found
+            elif error.code in _REFUSED and _OTHER_OWNER not in str(error):
+                raise Refused(
+                    f"spec.driver: the API server refuses the strategy's objects ({error}); correct it"
+                ) from error
+            else:
+                if error.code == 403 and "quota" in str(error):
+                    trouble = Trouble(reasons.QUOTA_PENDING, f"the strategy Job is refused: {error}")
+                    held = replace(observed, job=None, trouble=trouble)
+                    await self._publish(held, decide(held, self._settings))
                 raise
-            found = await self._client.get("Job", key.namespace, body["metadata"]["name"])
-            if found is None or not _owned(found, raw):
-                raise
-            self._take(found)
+        self._take(job)
+        return job
 
     async def _clean(self, key: Key, observed: Observed, plan: Plan) -> None:
         """Nothing of a finished or suspended experiment is left running, and no right that is not needed."""

@@ -65,12 +65,13 @@ class Operator:
 
     def __init__(self, settings: Settings, transport: Requester | None = None) -> None:
         self._settings = settings
+        transport = transport or Transport()
         stores = (Store(), Store())
         self.metrics = Metrics(lambda: stores[0])
         self.health = Health()
         self.server = HealthServer(settings.http_port, self.health, self.metrics.registry)
         self._client = KubeClient(
-            transport or Transport(),
+            transport,
             RateLimiter(settings.requests_per_second, settings.request_burst),
             lambda verb, code: self.metrics.api_requests.labels(verb, code).inc(),
             timeout=settings.request_timeout_seconds,

@@ -70,7 +70,8 @@ def test_the_strategy_pod_is_restricted_and_holds_no_secret_in_its_environment(
     }
     assert [variable["name"] for variable in container["env"]] == [names.ENV_DRIVER_SETTINGS]
     mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
-    assert mounts[names.PATH_TOKEN] and mounts[names.PATH_STORAGE_SECRET]
+    assert mounts[names.PATH_TOKEN]
+    assert mounts[names.PATH_STORAGE_SECRET]
     assert mounts["/tmp"] is False
     assert [path for path, read_only in mounts.items() if not read_only] == ["/tmp"]
 
