@@ -127,7 +127,7 @@ class ValueChoice(Value, Mutable):
         return Ordinal(name, self.options)
 
     def resolve(self, fixing: Fixing) -> nn.Module:
-        return ChosenValue(fixing.decision(self))
+        return ChosenValue(fixing.decision(self)).train(self.training)
 
     def __repr__(self) -> str:
         return f"ValueChoice({list(self.options)}{f', label={self.label!r}' if self.label else ''})"
