@@ -24,6 +24,8 @@ from archsearch.spec.experiment import (
     ModelSpace,
     NASExperiment,
     Objective,
+    OnDelete,
+    Retention,
     Storage,
     StrategySpec,
     Trials,
@@ -47,6 +49,7 @@ class _Parts:
     trials: Trials = field(default_factory=Trials)
     driver: DriverSpec = field(default_factory=DriverSpec)
     storage: Storage = field(default_factory=Storage)
+    retention: Retention = field(default_factory=Retention)
 
 
 def check_experiment(experiment: NASExperiment) -> list[Problem]:
@@ -63,6 +66,7 @@ def check_experiment(experiment: NASExperiment) -> list[Problem]:
         spec.trials,
         spec.driver,
         spec.storage,
+        spec.retention,
     )
     return [*unsupported_problems(spec.to_json()), *_check(parts)]
 
@@ -96,6 +100,7 @@ def _check(parts: _Parts) -> list[Problem]:
         *_check_space(parts),
         *_check_evaluator(parts),
         *_check_storage(parts.storage),
+        *_check_retention(parts.retention),
         *_check_resources(parts.trials.template.resources, "spec.trials.template.resources"),
         *_check_resources(parts.driver.resources, "spec.driver.resources"),
         *_check_environment(parts.trials),
@@ -211,6 +216,14 @@ def _check_storage(storage: Storage) -> Iterator[Problem]:
     except UserError as error:
         field = "endpoint" if "endpoint" in str(error) else "uri"
         yield Problem(f"spec.storage.{field}", str(error))
+
+
+def _check_retention(retention: Retention) -> Iterator[Problem]:
+    if retention.on_delete is OnDelete.DELETE:
+        message = "is not supported yet: nothing empties the bucket"
+        yield Problem(
+            "spec.retention.onDelete", message, "Delete", "leave it at Retain and remove the run's folder yourself"
+        )
 
 
 def _check_resources(resources: JsonObject, path: str) -> Iterator[Problem]:

@@ -157,6 +157,7 @@ NOT_YET = [
     _bad("queue", "spec/trials", {"queueName": "gpu"}, r"spec\.trials\.queueName: is not supported yet", r"queueName is not supported yet"),
 ]  # fmt: skip
 MEANING = [
+    _bad("delete-storage", "spec/retention", {"onDelete": "Delete"}, r"spec\.retention\.onDelete: is not supported yet: .*leave it at Retain"),
     _bad("unknown-strategy", "spec/strategy/name", "regularised-evolution", r"spec\.strategy\.name: .*\(it is \"regularised-evolution\"\); did you mean 'regularized-evolution'"),
     _bad("unknown-strategy-key", "spec/strategy/config/populaton", 20, r"spec\.strategy\.config\.populaton: no such option .*'population'"),
     _bad("strategy-range", "spec/strategy/config/population", 0, r"spec\.strategy\.config\.population: expected 2 or more \(it is 0\)"),
