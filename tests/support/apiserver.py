@@ -1,7 +1,7 @@
 """A real API server for tests: etcd and kube-apiserver of KUBEBUILDER_ASSETS on ports of their own, or KUBECONFIG's.
 
 There are no controllers, no scheduler and no node in the one that is started here: Jobs stay as they are created,
-nothing is garbage-collected, and namespaces do not finish deleting. Use a namespace of your own (`ApiServer.namespace`).
+nothing is garbage-collected, and namespaces do not finish deleting. Use a namespace of your own.
 """
 
 from __future__ import annotations

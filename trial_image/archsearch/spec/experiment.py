@@ -289,7 +289,8 @@ class Trials(Model):
     )
 
     per_job: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["Auto"] = Field(
-        default="Auto", description="Trials that one Job runs before it ends, an integer; or Auto: short trials share warm Jobs."
+        default="Auto",
+        description="Trials that one Job runs before it ends, an integer; or Auto: short trials share warm Jobs.",
     )
     isolation: Isolation = Field(
         default=Isolation.FORK,
