@@ -114,4 +114,4 @@ def _own_keys() -> Credentials | None:
         keys = found.get_frozen_credentials()
     except BotoCoreError as error:
         raise UserError(f"the AWS credentials of this machine cannot be used: {error}") from error
-    return Credentials(keys.access_key, keys.secret_key, keys.token or "")
+    return Credentials(keys.access_key or "", keys.secret_key or "", keys.token or "")

@@ -73,7 +73,7 @@ class Row:
     @property
     def identity(self) -> Identity:
         """Two trials of a run with the same identity have the same result."""
-        return (self.kind.value, self.hash, self.replicate, json.dumps(self.params, sort_keys=True))
+        return (self.kind.value, self.hash, self.replicate, json.dumps(self.params, sort_keys=True) if self.params else "")
 
 
 class TrialTable:
@@ -124,7 +124,7 @@ class TrialTable:
         handler = _HANDLERS.get(type(record))
         if handler is not None:
             handler(self, record)
-        self._last_time = max(self._last_time, getattr(record, "time", 0.0))
+        self._last_time = max(self._last_time, record.__dict__.get("time", 0.0))
 
     def elapsed(self, now: float) -> float:
         """Seconds that the search has been at work: not those suspended, nor those in which no driver ran."""
