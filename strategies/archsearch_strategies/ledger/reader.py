@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 
 from archsearch.spec.base import JsonObject
 from archsearch.store import KeyMissing, Store
@@ -52,7 +52,15 @@ class LedgerReader:
         self.claims: set[int] = set()
 
     def poll(self) -> Iterator[JsonObject]:
-        """The records that were written since the last call.
+        """The records that were written since the last call. What is not taken from the iterator is not offered again.
+
+        Raises:
+            LedgerDamaged, StoreError, StoreUnavailable
+        """
+        return chain.from_iterable(self.blocks())
+
+    def blocks(self) -> Iterator[list[JsonObject]]:
+        """As `poll`, many records at a time.
 
         A listing is no snapshot: a commit that was merged meanwhile is missing, perhaps without its heir. Then it is
         listed again.
@@ -78,7 +86,7 @@ class LedgerReader:
                 )
             time.sleep(_PAUSE_SECONDS * min(idle, 5))
 
-    def follow(self) -> Iterator[JsonObject]:
+    def follow(self) -> Iterator[list[JsonObject]]:
         """The records of the very next commit, without a listing.
 
         Raises:
@@ -91,16 +99,16 @@ class LedgerReader:
             raise KeyMissing(f"{span.key} is a void claim")
         yield from self._take(span, data)
 
-    def _take(self, span: Span, data: bytes) -> Iterator[JsonObject]:
+    def _take(self, span: Span, data: bytes) -> Iterator[list[JsonObject]]:
         header, body = open_segment(span, data)
         if header.base > self.records or header.epoch < self.epoch:
             raise LedgerDamaged(
                 f"{span.key} in {self._store.uri} (epoch {header.epoch}, from record {header.base}) does not continue "
                 f"what stands before it (epoch {self.epoch}, {self.records} records): two drivers wrote at once"
             )
-        for record in read_records(header, body, self.records - header.base):
-            self.records += 1
-            yield record
+        for block in read_records(header, body, self.records - header.base):
+            self.records += len(block)
+            yield block
         self.number = span.last + 1
         self.epoch, self.writer = header.epoch, header.writer
         self.claims.update(header.claims)

@@ -165,8 +165,8 @@ def open_segment(span: Span, data: bytes) -> tuple[Header, IO[bytes]]:
     return header, body
 
 
-def read_records(header: Header, body: IO[bytes], skip: int = 0) -> Iterator[JsonObject]:
-    """The records of an opened segment but for the first `skip`.
+def read_records(header: Header, body: IO[bytes], skip: int = 0) -> Iterator[list[JsonObject]]:
+    """The records of an opened segment but for the first `skip`, many at a time.
 
     Raises:
         LedgerDamaged
@@ -179,7 +179,7 @@ def read_records(header: Header, body: IO[bytes], skip: int = 0) -> Iterator[Jso
             records = json.loads(b"[" + block[:-1].replace(b"\n", b",") + b"]")
             count += len(records)
             wanted = len(records) - (count - skip)  # index of the first wanted one in this block
-            yield from records[wanted:] if wanted > 0 else records
+            yield records[wanted:] if wanted > 0 else records
     except (ValueError, EOFError, OSError, zlib.error) as error:
         raise LedgerDamaged(f"{header.span.key} is damaged after {count} records: {error}") from error
     if count != header.records:

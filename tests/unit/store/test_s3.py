@@ -139,7 +139,7 @@ def test_a_cut_body_is_fetched_again(scripted: Scripted) -> None:
 
 def test_a_refused_create_is_read_back(scripted: Scripted) -> None:
     store = open_store("s3://bucket/x", endpoint=scripted.url, credentials=KEYS)
-    # A conflict is tried again; then the service says that the object exists, since the first try was written after all.
+    # A conflict is tried again; then the object exists, since the first try was written after all.
     scripted.answers = [error(409, "ConditionalRequestConflict"), error(412, "PreconditionFailed"), (200, b"mine", {})]
     assert store.create("k", b"mine")
     assert [method for method, _, _ in scripted.asked] == ["PUT", "PUT", "GET"]
