@@ -18,17 +18,15 @@ from support.cluster import (
     build_images,
     helm,
     kubectl,
+    prepared,
 )
-
-from archsearch.spec import names
 
 NAMESPACES = 12
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
-CODE = Path(__file__).parent / "e2e_space.py"
 HOW_TO = (
     "the end-to-end tests need a cluster that runs pods: KUBECONFIG, kubectl and helm in PATH, and "
     f"{ENV_IMAGE_COMMAND} (called as COMMAND NAME:TAG CONTEXT DOCKERFILE; builds an image and loads it). "
-    f"With Docker and kind: make kind && KUBECONFIG=$PWD/.kind/kubeconfig {ENV_IMAGE_COMMAND}=hack/kind-image make e2e. "
+    f"With Docker and kind: make kind; KUBECONFIG=$PWD/.kind/kubeconfig {ENV_IMAGE_COMMAND}=hack/kind-image make e2e. "
     "Tests that need only an API server: make integration with the binaries of envtest in KUBEBUILDER_ASSETS."
 )
 
@@ -55,7 +53,7 @@ def cluster() -> None:
 
 @pytest.fixture(scope="session")
 def installation(cluster: None) -> Iterator[Installation]:
-    """The chart in a namespace of its own. Its operator serves this session's namespaces alone, so that it may share a
+    """The chart in a namespace of its own. Its operator serves this session's namespaces alone: it may share a
     cluster with others."""
     tags = build_images()
     session = uuid.uuid4().hex[:6]
@@ -99,14 +97,3 @@ def experiment(namespace: str) -> Iterator[Callable[[str], Experiment]]:
     """Makes handles of experiments in the test's namespace; all are deleted after it."""
     yield lambda name: Experiment(namespace, name)
     kubectl("-n", namespace, "delete", "nasx", "--all", "--wait=false", check=False)
-
-
-def prepared(installation: Installation) -> str:
-    namespace = installation.fresh_namespace()
-    kubectl("-n", namespace, "create", "configmap", "code", f"--from-file={CODE}")
-    return namespace
-
-
-@pytest.fixture(scope="session")
-def label_experiment() -> str:
-    return names.LABEL_EXPERIMENT

@@ -6,50 +6,23 @@ import json
 import os
 import shlex
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from support.cluster import (
     ENV_KUBE_RESTART,
     Experiment,
     Installation,
+    assert_whole,
     get,
     kubectl,
     run,
-    trial_records,
+    spec,
     until,
 )
 
 from archsearch.spec import names
 
 Maker = Callable[[str], Experiment]
-
-
-def spec(**changes: Any) -> dict[str, Any]:
-    """Trials of about a second; four of them wait for each other's workers."""
-    return {
-        "objectives": [{"metric": "score"}],
-        "modelSpace": {
-            "python": {"class": "e2e_space:Net", "inputShape": [4], "source": {"configMapName": "code"}},
-        },
-        "strategy": {"name": "random"},
-        "evaluator": {"python": "e2e_space:fit", "config": {"steps": 4, "pause": 0.25}},
-        "budget": {"maxTrials": 10},
-        "parallelTrials": 2,
-        "trials": {"template": {"resources": {"requests": {"cpu": "50m", "memory": "200Mi"}}}},
-        "seed": 3,
-        **changes,
-    }
-
-
-def assert_whole(experiment: Experiment, installation: Installation, trials: int) -> None:
-    """Each number once among the submitted and once among the results."""
-    with installation.bucket(experiment.prefix()) as store:
-        found = trial_records(store)
-        summary = json.loads(store.get("summary.json"))
-    assert found["submitted"] == list(range(trials))
-    assert sorted(found["result"]) == list(range(trials))
-    assert sum(summary["trials"].values()) == trials
 
 
 def delete_pod(experiment: Experiment, component: str) -> None:

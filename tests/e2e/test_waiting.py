@@ -9,16 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from e2e.conftest import prepared
-from e2e.test_disturbed import assert_whole, spec
 from support.cluster import (
     BUCKET,
     ENV_FAKE_GPUS,
     Experiment,
     Installation,
+    assert_whole,
     get,
     kubectl,
+    prepared,
     run,
+    spec,
     until,
 )
 
@@ -115,7 +116,7 @@ def test_bad_manifest_is_refused_in_words(
     assert "Traceback" not in condition["message"]
     until(
         "its pods are gone",
-        lambda: not [pod for pod in search.pods(names.COMPONENT_TRIAL)],
+        lambda: not list(search.pods(names.COMPONENT_TRIAL)),
         seconds=60,
         explain=search.explain,
     )

@@ -25,6 +25,7 @@ ENV_KUBE_RESTART = "ARCHSEARCH_E2E_KUBE_RESTART"
 ENV_FAKE_GPUS = "ARCHSEARCH_E2E_FAKE_GPUS"
 POLL_SECONDS = 1.0
 BUCKET = "archsearch"
+CODE = REPOSITORY / "tests/e2e/e2e_space.py"
 
 # What each image is made of, so that its tag changes when it must be built again and only then.
 IMAGES = {
@@ -254,3 +255,37 @@ def trial_records(store: Store) -> dict[str, list[int]]:
         if record["type"] in found and record.get("number") is not None:
             found[record["type"]].append(int(record["number"]))
     return found
+
+
+def prepared(installation: Installation) -> str:
+    """A fresh namespace with the tests' model code in the ConfigMap `code`."""
+    namespace = installation.fresh_namespace()
+    kubectl("-n", namespace, "create", "configmap", "code", f"--from-file={CODE}")
+    return namespace
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    """Trials of about a second; four of them wait for each other's workers."""
+    return {
+        "objectives": [{"metric": "score"}],
+        "modelSpace": {
+            "python": {"class": "e2e_space:Net", "inputShape": [4], "source": {"configMapName": "code"}},
+        },
+        "strategy": {"name": "random"},
+        "evaluator": {"python": "e2e_space:fit", "config": {"steps": 4, "pause": 0.25}},
+        "budget": {"maxTrials": 10},
+        "parallelTrials": 2,
+        "trials": {"template": {"resources": {"requests": {"cpu": "50m", "memory": "200Mi"}}}},
+        "seed": 3,
+        **changes,
+    }
+
+
+def assert_whole(experiment: Experiment, installation: Installation, trials: int) -> None:
+    """Each number once among the submitted and once among the results."""
+    with installation.bucket(experiment.prefix()) as store:
+        found = trial_records(store)
+        summary = json.loads(store.get("summary.json"))
+    assert found["submitted"] == list(range(trials))
+    assert sorted(found["result"]) == list(range(trials))
+    assert sum(summary["trials"].values()) == trials
