@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -292,3 +293,17 @@ def test_modules_of_torch_stand_here() -> None:
     assert isinstance(nn.Linear(2, nn.ValueChoice([3])), nn.ValueModule)
     with pytest.raises(AttributeError, match="no attribute 'Lniear'"):
         _ = nn.Lniear
+
+
+def test_repeat_copies_a_module_block_by_block() -> None:
+    block = tnn.Sequential(nn.LayerChoice([nn.Linear(2, 2), tnn.Identity()]), identities("a", "b", label="shared"))
+    model = tnn.ModuleDict({"body": nn.Repeat(block, (0, 2))})
+    space = nn.describe(model)
+    assert [choice.name for choice in space] == ["body.depth", "body.0.0", "shared", "body.1.0"]
+    assert space.size() == 1 + 2 * 2 + 2 * 2 * 2
+    x = torch.ones(1, 2)
+    assert torch.equal(nn.fix(model, {"body.depth": 0})["body"](x), x)  # type: ignore[index]
+    assert torch.equal(model["body"](x), x)
+    two = nn.fix(model, {"body.depth": 2, "body.0.0": "1", "shared": "a", "body.1.0": "0"})
+    assert list(two.state_dict()) == ["body.1.0.weight", "body.1.0.bias"]
+    assert nn.describe(copy.deepcopy(model)) == space
