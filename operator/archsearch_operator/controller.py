@@ -330,9 +330,9 @@ class Controller:
                     raise
                 job = found
             elif error.code in _REFUSED and _OTHER_OWNER not in str(error):
-                raise Refused(
-                    f"spec.driver: the API server refuses the strategy's objects ({error}); correct it"
-                ) from error
+                words = f"the API server refuses the strategy's objects: {error}"
+                problem = Problem("spec.driver", words, observed.raw["spec"].get("driver") or {}, "correct it")
+                raise Refused(str(problem)) from error
             else:
                 if error.code == 403 and "quota" in str(error):
                     trouble = Trouble(reasons.QUOTA_PENDING, f"the strategy Job is refused: {error}")
