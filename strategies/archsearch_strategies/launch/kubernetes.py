@@ -249,7 +249,7 @@ class KubernetesLauncher:
 
     def _pause(self) -> float | None:
         now = self._loop.time()
-        due = [self._look_due(worker) for worker in self._workers.values() if not worker.ready]
+        due = [self._look_due(worker) for worker in self._workers.values() if worker.look_at or not worker.ready]
         if self._wanted > len(self._workers) or self._to_delete:
             due.append(max(self._retry_at, now + 1 / self._timing.rate))
         return max(0.02, min(due) - now) if due else None
