@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from archsearch_strategies.driver.driver import Driver, Listener
+    from archsearch_strategies.driver.bulletin import Listener
+    from archsearch_strategies.driver.driver import Driver
     from archsearch_strategies.driver.summary import Summary
 
 __all__ = ["Driver", "Listener", "Summary"]
 
-_LAZY = {"Driver": "driver", "Listener": "driver", "Summary": "summary"}
+_LAZY = {"Driver": "driver", "Listener": "bulletin", "Summary": "summary"}
 
 
 def __getattr__(name: str) -> Any:

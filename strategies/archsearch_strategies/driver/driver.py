@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -23,12 +21,13 @@ from archsearch.spec.status import SearchStatus, Verdict, Waiting
 from archsearch.store import Store
 from archsearch_strategies.checks import check_experiment
 from archsearch_strategies.driver import records as r
+from archsearch_strategies.driver.bulletin import Bulletin, Listener
 from archsearch_strategies.driver.describe import cached_space, check_metrics, described_space, save_space
 from archsearch_strategies.driver.identity import check_identity, experiment_record
 from archsearch_strategies.driver.journal import Journal
 from archsearch_strategies.driver.metrics import DriverMetrics
-from archsearch_strategies.driver.search import Search, may_reopen
-from archsearch_strategies.driver.status import search_status
+from archsearch_strategies.driver.search import End, Search, may_reopen
+from archsearch_strategies.driver.session import Session, open_ledger, replay
 from archsearch_strategies.driver.summary import BEST_FOLDER, SUMMARY_KEY, Summary, summarize
 from archsearch_strategies.driver.trials import Row, TrialTable
 from archsearch_strategies.launch.base import LaunchContext, Launcher, WorkerLost
@@ -40,11 +39,9 @@ from archsearch_strategies.strategy import Execution, Strategy, StrategyError, s
 
 logger = logging.getLogger(__name__)
 
-Listener = Callable[[SearchStatus], None]
 FinalState = Literal["Succeeded", "Failed", "Suspended", "Stopped"]
 
 TICK_SECONDS = 1.0
-STORE_LAG_SECONDS = 10.0  # a store that has not answered for so long is told
 CRASHES = 10  # workers in a row that ended before they were granted anything
 FAILED_REASONS = (reasons.TOO_MANY_FAILED_TRIALS,)
 
@@ -53,7 +50,7 @@ class WorkersFailed(ArchsearchError):
     """No worker comes up."""
 
 
-class _Halt(Exception):  # noqa: N818 - not an error: leaves the search in order
+class _Halt(Exception):
     def __init__(self, state: FinalState, message: str) -> None:
         self.state: FinalState = state
         super().__init__(message)
@@ -98,9 +95,8 @@ class Driver:
         self.experiment = experiment
         self.store = store
         self.launcher = launcher
-        self.listener = listener
-        self.metrics = DriverMetrics()
         self.table = TrialTable(experiment.spec.objectives)
+        self.bulletin = Bulletin(self.table, listener, wall)
         self._token = token or secrets.token_urlsafe(32)
         self._server = LeaseServer(self._token, host, port)
         self._url = url
@@ -120,26 +116,28 @@ class Driver:
         self._changed = asyncio.Event()
         self._stop_asked = False
         self._context: LaunchContext | None = None
-        self._ledger: Ledger | None = None
-        self._journal: Journal | None = None
-        self._book: LeaseBook | None = None
+        self._opened: Session | None = None
         self._search: Search | None = None
         self._space: SearchSpace | None = None
-        self._recorded: list[r.Record] = []
-        self._watch: asyncio.Task[None] | None = None
         self._controls: set[Row] = set()  # describe and export, while they are wanted
         self._failure: ArchsearchError | None = None
         self._crashes = 0
-        self._verdict = Verdict(reason=reasons.PENDING_VALIDATION)
-        self._waiting: Waiting | None = None
-        self._published_at = float("-inf")
-        self._dirty = True
-        self._started = time.monotonic()
-        self._finished_before = 0
 
     @property
     def spec(self) -> ExperimentSpec:
         return self.experiment.spec
+
+    @property
+    def session(self) -> Session:
+        """Ledger and leases; RuntimeError before the ledger is open."""
+        if self._opened is None:
+            raise RuntimeError("the driver's ledger is not open yet")
+        return self._opened
+
+    @property
+    def metrics(self) -> DriverMetrics:
+        """For whoever serves them: `metrics.registry`."""
+        return self.bulletin.metrics
 
     @property
     def url(self) -> str:
@@ -163,14 +161,8 @@ class Driver:
 
     def status(self) -> SearchStatus:
         """The status now; bounded."""
-        return search_status(
-            self.table,
-            max_trials=self.spec.budget.max_trials,
-            verdict=self._verdict,
-            waiting=self._store_waiting() or self._waiting,
-            eta_seconds=self._eta(),
-            now=self._wall(),
-        )
+        self.bulletin.max_trials = self.spec.budget.max_trials
+        return self.bulletin.status()
 
     async def run(self) -> Summary:
         """Run to the end, or until `request_stop`.
@@ -205,7 +197,7 @@ class Driver:
         except _Halt as halt:
             return self._final(halt.state, reasons.SUSPENDED if halt.state == "Suspended" else "Stopped", str(halt))
         except UserError as error:
-            self._verdict = Verdict(accepted=False)
+            self.bulletin.judge(Verdict(accepted=False))
             return self._final("Failed", reasons.SPEC_INVALID, str(error))
         except NonDeterministic as error:
             return self._final("Failed", reasons.NON_DETERMINISTIC, str(error))
@@ -232,30 +224,38 @@ class Driver:
         await self.launcher.start(self._context)
         if not self.spec.suspend:
             self.launcher.ensure(1)
-        self._publish()
-        ledger = await self._open_ledger()
-        self._ledger = ledger
-        self._context.epoch = ledger.epoch
-        self._recorded = self.table.replay(ledger.records)
-        ledger.records.clear()
-        self._finished_before = self.table.counted_finished
-        self._watch = asyncio.create_task(self._watch_ledger(ledger))
-        journal = self._journal = Journal(ledger, self.table)
+        self._tell()
+        session = self._opened = self.bulletin.session = await self._open()
+        self._context.epoch = session.ledger.epoch
         if self.table.experiment is None:
-            journal.write(experiment_record(self.experiment, self._wall()))
+            self._write(experiment_record(self.experiment, self._wall()))
         else:
             check_identity(self.table.experiment, self.experiment, self.store.uri)
-        journal.write(r.Opened(epoch=ledger.epoch, version=archsearch.__version__, time=self._wall()))
+        self._write(r.Opened(epoch=session.ledger.epoch, version=archsearch.__version__, time=self._wall()))
         if may_reopen(self.table, self.spec.budget):
-            journal.write(r.Reopened(time=self._wall()))
-        self._book = LeaseBook(
-            BookSettings(
-                epoch=ledger.epoch,
-                retries=self.spec.trials.retries,
-                objectives=self.table.objectives,
-                parallelism=self.spec.parallel_trials,
-                lease_seconds=self._lease_seconds,
-            ),
+            self._write(r.Reopened(time=self._wall()))
+        if self.table.ended is None:
+            self._server.serve(session.book)
+
+    async def _open(self) -> Session:
+        def waiting(error: StoreUnavailable) -> None:
+            self.bulletin.wait_for(Waiting(reason=reasons.STORE_UNAVAILABLE, message=str(error)[:4096]))
+            self._tell()
+
+        ledger = await open_ledger(
+            self.store, patience=self._store_patience, waiting=waiting, stopped=lambda: self._stop_asked
+        )
+        self.bulletin.wait_for(None)
+        journal = Journal(ledger, self.table)
+        settings = BookSettings(
+            epoch=ledger.epoch,
+            retries=self.spec.trials.retries,
+            objectives=self.table.objectives,
+            parallelism=self.spec.parallel_trials,
+            lease_seconds=self._lease_seconds,
+        )
+        book = LeaseBook(
+            settings,
             self.table,
             journal,
             assign=self._assign,
@@ -263,28 +263,10 @@ class Driver:
             now=asyncio.get_running_loop().time,
             wall=self._wall,
         )
-        self._book.observe_wait = self.metrics.queue.observe
-        self._book.granted = self._worker_serves
-        if self.table.ended is None:
-            self._server.serve(self._book)
-
-    async def _open_ledger(self) -> Ledger:
-        writer = f"{socket.gethostname()}-{os.getpid()}"
-        end, pause = time.monotonic() + self._store_patience, 0.5
-        while True:
-            try:
-                ledger = await asyncio.to_thread(Ledger.open, self.store, writer)
-            except StoreUnavailable as error:
-                if time.monotonic() >= end or self._stop_asked:
-                    raise
-                self._waiting = Waiting(reason=reasons.STORE_UNAVAILABLE, message=str(error))
-                self._dirty = True
-                self._publish()
-                await asyncio.sleep(pause)
-                pause = min(10.0, 2 * pause)
-            else:
-                self._waiting = None
-                return ledger
+        book.observe_wait = self.metrics.queue.observe
+        book.granted = self._worker_serves
+        watch = asyncio.create_task(self._watch_ledger(ledger))
+        return Session(ledger, journal, book, replay(ledger, self.table), watch)
 
     async def _accept(self) -> SearchSpace:
         """The search space, and the last checks that need it."""
@@ -303,32 +285,38 @@ class Driver:
             )
         if self.table.space is None:
             self._write(r.Accepted(space=space.digest))
-        self._verdict = Verdict(accepted=True, state="Running", reason=reasons.SEARCHING)
+        self.bulletin.judge(Verdict(accepted=True, state="Running", reason=reasons.SEARCHING))
         self._notice()
         return space
 
     async def _find(self, space: SearchSpace) -> None:
         """The search itself, until a rule ends it."""
-        assert self._book is not None and self._journal is not None
-        run = strategy_run(space, self.spec.objectives, seed=self.spec.seed)
+        session = self.session
         search = self._search = Search(
-            Execution(self._strategy(), run),
+            Execution(self._strategy(), strategy_run(space, self.spec.objectives, seed=self.spec.seed)),
             self.table,
-            self._journal,
-            self._book,
+            session.journal,
+            session.book,
             seed=self.spec.seed,
             budget=self.spec.budget,
             wall=self._wall,
             changed=self._notice,
         )
+        self.bulletin.search_begins()
         try:
-            search.begin(self._recorded, self.spec.parallel_trials, workers_died=self._ephemeral)
-            self._recorded = []
-            await self._until(lambda: search.end(self._wall()) is not None)
-            end = search.end(self._wall())
-            assert end is not None
-            self._write(r.Ended(reason=end.reason, message=end.message, time=self._wall()))
-            self._book.end_search()
+            search.begin(session.recorded, self.spec.parallel_trials, workers_died=self._ephemeral)
+            session.recorded = []
+            end: End | None = None
+
+            def over() -> bool:
+                nonlocal end
+                end = search.end(self._wall())
+                return end is not None
+
+            await self._until(over)
+            if end is not None:
+                self._write(r.Ended(reason=end.reason, message=end.message, time=self._wall()))
+            session.book.end_search()
         finally:
             self._search = None
             await search.close()
@@ -336,12 +324,11 @@ class Driver:
     async def _export(self) -> None:
         """Have a worker write the best trial's model to `best/`."""
         best = self.table.best[0] if self.table.best else None
-        assert best is None or best.number is not None
-        if best is None or (self.table.exported is not None and self.table.exported.number == best.number):
+        done = self.table.exported
+        if best is None or best.number is None or (done is not None and done.number == best.number):
             return
-        assert self._book is not None and best.number is not None
-        self._server.serve(self._book)
-        self._book.ended = True
+        self.session.book.ended = True
+        self._server.serve(self.session.book)
         params: dict[str, Any] = {"target": BEST_FOLDER}
         if "checkpoint" in best.artifacts:
             params["checkpoint"] = best.artifacts["checkpoint"]
@@ -354,21 +341,22 @@ class Driver:
 
     async def _conclude(self) -> Summary:
         ended, exported = self.table.ended, self.table.exported
-        assert ended is not None and self._journal is not None
+        if ended is None:
+            raise RuntimeError("a search that has not ended cannot be concluded")
         failed = ended.reason in FAILED_REASONS or not self.table.best
         message = ended.message
         if exported is not None and exported.error:
             message += f"; the best model could not be exported: {exported.error}"
         summary = self._final("Failed" if failed else "Succeeded", ended.reason, message)
-        await self._journal.settled()
+        await self.session.journal.settled()
         await asyncio.to_thread(self.store.put, SUMMARY_KEY, summary.model_dump_json(by_alias=True, indent=1).encode())
         return summary
 
     def _final(self, state: FinalState, reason: str, message: str) -> Summary:
         shown: Literal["Running", "Suspended", "Succeeded", "Failed"] = "Running" if state == "Stopped" else state
-        accepted = self._verdict.accepted if self._verdict.accepted is not None else state == "Succeeded" or None
-        self._verdict = Verdict(accepted=accepted, state=shown, reason=reason[:256], message=message[:4096])
-        self._waiting = None
+        accepted = True if state == "Succeeded" else self.bulletin.verdict.accepted
+        self.bulletin.judge(Verdict(accepted=accepted, state=shown, reason=reason[:256], message=message[:4096]))
+        self.bulletin.wait_for(None)
         return summarize(
             self.experiment,
             self.table,
@@ -381,33 +369,25 @@ class Driver:
 
     async def _shut_down(self, fenced: bool) -> None:
         """Stop workers where they are ours alone or the run is over; close ledger and server."""
-        over = self._verdict.state in ("Succeeded", "Failed", "Suspended")
-        self._dirty = True
-        if self._book is not None:
-            self._book.paused = self._verdict.state != "Succeeded"
+        state, session = self.bulletin.verdict.state, self._opened
+        over = state in ("Succeeded", "Failed", "Suspended")
+        if session is not None:
+            session.book.paused = state != "Succeeded"
         if over:
             self._server.finish()
         if self._context is not None and (self._ephemeral or (over and not fenced)):
             await self.launcher.stop()
-        if self._book is not None:
-            self._book.close()
         await self._server.stop()
-        if self._ledger is not None:
-            if self._journal is not None and self._ledger.failure is None and self.table.ended is None:
-                self._journal.write(r.Closed(time=self._wall()))
-                self._journal.flush()
-            if self._watch is not None:
-                self._watch.cancel()
-            await asyncio.to_thread(self._ledger.close)
-        self._publish(last=True)
+        if session is not None:
+            await session.close(r.Closed(time=self._wall()) if self.table.ended is None else None)
+        self._tell(last=True)
 
     # --- waiting and ticking
 
     async def _control(self, row: Row) -> Row:
         """Have a worker do what has no number, and wait for it."""
-        assert self._book is not None
         self._controls.add(row)
-        self._book.offer(row)
+        self.session.book.offer(row)
         try:
             await self._until(lambda: row.finished)
         finally:
@@ -420,7 +400,6 @@ class Driver:
         Raises:
             _Halt: asked to stop, or suspended.
         """
-        assert self._book is not None
         expired_at = 0.0
         while True:
             self._changed.clear()
@@ -436,13 +415,13 @@ class Driver:
             now = time.monotonic()
             if now - expired_at >= TICK_SECONDS:
                 expired_at = now
-                self._book.expire()
+                self.session.book.expire()
             self.launcher.ensure(self._wanted())
-            self._publish()
+            self._tell()
             try:
                 await asyncio.wait_for(self._changed.wait(), TICK_SECONDS)
             except TimeoutError:
-                self._dirty = True
+                self.bulletin.changed = True
 
     def _wanted(self) -> int:
         """Workers that have something to do."""
@@ -453,21 +432,17 @@ class Driver:
         return min(self.spec.parallel_trials, self.table.unfinished)
 
     def _follow_suspend(self) -> None:
-        assert self._book is not None
-        if self.spec.suspend and not self.table.suspended:
-            self._write(r.Suspended(time=self._wall()))
-            self._book.paused = True
-            self._book.wake(every=True)
-            self._verdict = Verdict(accepted=self._verdict.accepted, state="Suspended", reason=reasons.SUSPENDED)
-            self._dirty = True
-        elif self.table.suspended and not self.spec.suspend:
-            self._write(r.Resumed(time=self._wall()))
-            self._book.paused = False
-            self._book.wake(every=True)
-            self._verdict = Verdict(accepted=self._verdict.accepted, state="Running", reason=reasons.SEARCHING)
-            self._dirty = True
-        self._book.paused = self.spec.suspend
-        if self.table.suspended and self._until_suspended and self._book.live == 0:
+        book, suspend = self.session.book, self.spec.suspend
+        if suspend != self.table.suspended:
+            self._write((r.Suspended if suspend else r.Resumed)(time=self._wall()))
+            book.wake(every=True)
+            state, reason = ("Suspended", reasons.SUSPENDED) if suspend else ("Running", reasons.SEARCHING)
+            verdict = Verdict.model_validate(
+                {"accepted": self.bulletin.verdict.accepted, "state": state, "reason": reason}
+            )
+            self.bulletin.judge(verdict)
+        book.paused = suspend
+        if suspend and self._until_suspended and book.live == 0:
             raise _Halt("Suspended", "spec.suspend is true; set it to false and run again to go on")
 
     async def _watch_ledger(self, ledger: Ledger) -> None:
@@ -475,50 +450,17 @@ class Driver:
         self._notice()
 
     def _notice(self) -> None:
-        self._dirty = True
+        self.bulletin.changed = True
         self._changed.set()
 
-    def _publish(self, last: bool = False) -> None:
-        """Tell the listener, where there is news and the last time was not just now."""
-        now = time.monotonic()
-        if not self._dirty or (not last and now - self._published_at < TICK_SECONDS):
-            return
-        self._dirty, self._published_at = False, now
-        self._observe()
-        if self.listener is not None:
-            self.listener(self.status())
-
-    def _observe(self) -> None:
-        self.metrics.observe(self.table)
-        self.metrics.workers.set(self.launcher.alive())
-        if self._book is not None:
-            self.metrics.leases.set(self._book.live)
-            self.metrics.expired.set(self._book.expired)
-        if self._ledger is not None:
-            stats, since = self._ledger.stats, self._ledger.lagging_since
-            self.metrics.commits.set(stats.commits)
-            self.metrics.commit_seconds.set(stats.commit_seconds)
-            self.metrics.lag.set(0.0 if since is None else max(0.0, time.time() - since))
-
-    def _store_waiting(self) -> Waiting | None:
-        since = None if self._ledger is None else self._ledger.lagging_since
-        if self._ledger is None or since is None or time.time() - since < STORE_LAG_SECONDS:
-            return None
-        return Waiting(reason=reasons.STORE_UNAVAILABLE, message=self._ledger.lagging_reason[:4096])
-
-    def _eta(self) -> float | None:
-        """Seconds until budget.maxTrials at this driver's rate so far."""
-        done = self.table.counted_finished - self._finished_before
-        if self._search is None or done < 1:
-            return None
-        left = self.spec.budget.max_trials - self.table.counted_finished
-        return max(0, left) * (time.monotonic() - self._started) / done
+    def _tell(self, last: bool = False) -> None:
+        self.bulletin.max_trials = self.spec.budget.max_trials
+        self.bulletin.tell(self.launcher.alive(), last=last)
 
     # --- what others call
 
     def _write(self, record: r.Record) -> None:
-        assert self._journal is not None
-        self._journal.write(record)
+        self.session.journal.write(record)
 
     def _row_finished(self, row: Row) -> None:
         if row.number is None:
@@ -530,9 +472,8 @@ class Driver:
 
     def _worker_serves(self) -> None:
         self._crashes = 0
-        if self._waiting is not None:
-            self._waiting = None
-            self._dirty = True
+        if self.bulletin.waiting is not None:
+            self.bulletin.wait_for(None)
 
     def _worker_lost(self, worker: WorkerLost) -> None:
         if worker.refused:
@@ -541,8 +482,8 @@ class Driver:
                 f"spec.trials.image: its workers have archsearch {version}, the driver {archsearch.__version__}; give an image of "
                 f"the driver's version ({worker.message})"
             )
-        if self._book is not None:
-            self._book.lost(worker)
+        if self._opened is not None:
+            self._opened.book.lost(worker)
         self._crashes += 1
         if self._crashes >= CRASHES:
             self._failure = WorkersFailed(
@@ -551,7 +492,8 @@ class Driver:
         self._notice()
 
     def _launch_waits(self, waiting: LaunchWaiting | None) -> None:
-        self._waiting = None if waiting is None else Waiting(reason=waiting.reason, message=waiting.message[:4096])
+        told = None if waiting is None else Waiting(reason=waiting.reason, message=waiting.message[:4096])
+        self.bulletin.wait_for(told)
         self._notice()
 
     def _strategy(self) -> Strategy[Any]:

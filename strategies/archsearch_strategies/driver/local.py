@@ -11,7 +11,8 @@ from typing import Any
 from archsearch.errors import UserError
 from archsearch.spec.experiment import NASExperiment
 from archsearch.store import Credentials, Store, open_store
-from archsearch_strategies.driver.driver import Driver, Listener
+from archsearch_strategies.driver.bulletin import Listener
+from archsearch_strategies.driver.driver import Driver
 from archsearch_strategies.driver.summary import Summary
 from archsearch_strategies.launch.local import LocalLauncher
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from archsearch.errors import ArchsearchError
-from archsearch.protocol import FailureClass, Metrics, MetricPoint, Resources, TrialKind, TrialState
+from archsearch.protocol import FailureClass, MetricPoint, Metrics, Resources, TrialKind, TrialState
 from archsearch.spec.base import JsonObject, Model
 
 

@@ -73,7 +73,12 @@ class Row:
     @property
     def identity(self) -> Identity:
         """Two trials of a run with the same identity have the same result."""
-        return (self.kind.value, self.hash, self.replicate, json.dumps(self.params, sort_keys=True) if self.params else "")
+        return (
+            self.kind.value,
+            self.hash,
+            self.replicate,
+            json.dumps(self.params, sort_keys=True) if self.params else "",
+        )
 
 
 class TrialTable:

@@ -130,8 +130,7 @@ async def test_a_released_trial_is_leased_again_and_the_old_lease_is_lost(tmp_pa
 async def test_an_expired_lease_is_claimed_back_or_its_result_taken(tmp_path: Path) -> None:
     async with running(tmp_path, parallelTrials=2) as here:
         first, second = [(await here.client.lease(20.0))["grant"] for _ in range(2)]
-        book = here.driver._book
-        assert book is not None
+        book = here.driver.session.book
         now = book._now
         book.paused = True  # so that nobody leases them meanwhile
         book._now = lambda: now() + 1000
@@ -191,8 +190,7 @@ async def test_a_worker_that_dies_while_it_waits_gets_no_trial(tmp_path: Path, c
         grant = (await here.client.lease(20.0))["grant"]
         async with fake.Client(here.driver.url, "t" * 32) as doomed:
             waits = [asyncio.create_task(doomed.lease(20.0)) for _ in range(count)]
-            book = here.driver._book
-            assert book is not None
+            book = here.driver.session.book
             while len(book._waiters) < count:
                 await asyncio.sleep(0.01)
         await asyncio.gather(*waits, return_exceptions=True)

@@ -176,7 +176,7 @@ async def test_suspend_gives_trials_back_and_resume_goes_on(tmp_path: Path) -> N
         if status.verdict.state == "Suspended" and status.trials.running == 0 and launcher.alive() == 0:
             suspended.set()
 
-    launcher.evaluate, driver.listener = evaluate, listen
+    launcher.evaluate, driver.bulletin.listener = evaluate, listen
     running = asyncio.create_task(driver.run())
     await suspended.wait()
     driver.update(wanted.spec)
