@@ -268,6 +268,14 @@ def _container(experiment: Experiment, settings: Settings) -> JsonObject:
             {"name": "metrics", "containerPort": names.METRICS_PORT},
             {"name": "health", "containerPort": names.HEALTH_PORT},
         ],
+        # Only a driver whose event loop has stood still for five minutes is killed: a busy one must not be.
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": "health"},
+            "initialDelaySeconds": 20,
+            "periodSeconds": 20,
+            "timeoutSeconds": 10,
+            "failureThreshold": 15,
+        },
         "resources": driver.resources or settings.driver_resources,
         "securityContext": {
             "allowPrivilegeEscalation": False,
