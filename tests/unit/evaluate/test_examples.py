@@ -55,3 +55,13 @@ def test_a_trial_of_each_example_trains_exports_and_loads(make_context: MakeCont
     model = archsearch.load(export.artifacts, trust_code=True)
     with torch.no_grad():
         assert model(torch.zeros(5, *described["inputShape"])).shape == (5, 10)
+
+
+def test_the_plain_script_runs_by_hand_with_the_first_candidates(capsys: pytest.CaptureFixture[str]) -> None:
+    import plain_trial  # type: ignore[import-not-found]
+
+    torch.manual_seed(0)
+    plain_trial.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["intermediate result"] * 5 + ["final result"]
+    assert float(lines[-1].partition(":")[2]) > 0.7
