@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from archsearch.protocol import Assignment
 from archsearch.spec import names
@@ -37,6 +38,12 @@ class Line:
 
 
 MakeContext = Callable[..., TrialContext]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """As workers share out a machine; threads that spin for each other on busy cores take a hundred times as long."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
