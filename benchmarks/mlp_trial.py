@@ -17,7 +17,9 @@ class Net(nn.Module):
         super().__init__()
         self.first = nn.Linear(FEATURES, 32)
         self.choices = nn.ModuleList(
-            LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh(), "gelu": nn.GELU(), "none": nn.Identity()}, label=f"act{i}")
+            LayerChoice(
+                {"relu": nn.ReLU(), "tanh": nn.Tanh(), "gelu": nn.GELU(), "none": nn.Identity()}, label=f"act{i}"
+            )
             for i in range(8)
         )
         self.last = nn.Linear(32, CLASSES)

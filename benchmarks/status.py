@@ -1,6 +1,6 @@
 """Size of the custom resource after many trials: from a synthetic ledger, the way the driver makes it.
 
-    python benchmarks/status.py [--trials 100000] [--choices 60]
+python benchmarks/status.py [--trials 100000] [--choices 60]
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def ledger(trials: int, choices: int) -> Iterator[JsonObject]:
     """Submissions, leases and results; every 50th attempt is preempted, every 100th trial fails."""
     for number in range(1, trials + 1):
         architecture = {f"choice_{i}": f"candidate_{(number * 31 + i) % 7}" for i in range(choices)}
-        yield r.Submitted(number=number, kind=TrialKind.EVALUATE, architecture=architecture, hash=f"{number:064x}").to_json()
+        yield r.Submitted(
+            number=number, kind=TrialKind.EVALUATE, architecture=architecture, hash=f"{number:064x}"
+        ).to_json()
         yield r.Leased(
             number=number, attempt=1, lease=f"{number:064d}", epoch=1, counter=number, worker="w", job="j", time=number
         ).to_json()

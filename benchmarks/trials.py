@@ -26,7 +26,7 @@ from archsearch_strategies.ledger import read_ledger
 HERE = Path(__file__).resolve().parent
 
 
-def experiment(name: str, trials: int, parallel: int, per_job: int | str, endpoint: str) -> NASExperiment:
+def experiment(uri: str, trials: int, parallel: int, per_job: int | str, endpoint: str) -> NASExperiment:
     spec = {
         "objectives": [{"metric": "loss", "goal": "Minimize"}],
         "modelSpace": {"python": {"class": "mlp_trial:Net", "inputShape": [16]}},
@@ -35,14 +35,14 @@ def experiment(name: str, trials: int, parallel: int, per_job: int | str, endpoi
         "budget": {"maxTrials": trials},
         "parallelTrials": parallel,
         "trials": {"perJob": per_job, "threads": 1},
-        "storage": {"endpoint": endpoint},
+        "storage": {"uri": uri, "endpoint": endpoint},
     }
-    return NASExperiment.model_validate({"metadata": {"name": name}, "spec": spec})
+    return NASExperiment.model_validate({"metadata": {"name": "bench"}, "spec": spec})
 
 
 def rate(uri: str, trials: int, parallel: int, per_job: int | str, storage: dict[str, Any]) -> float:
     """Finished trials per second of one run."""
-    wanted = experiment("bench", trials, parallel, per_job, storage.get("endpoint", ""))
+    wanted = experiment(uri, trials, parallel, per_job, storage.get("endpoint", ""))
     summary = asyncio.run(run_local(wanted, uri=uri, code_dir=HERE, credentials=storage.get("credentials")))
     assert summary.trials["succeeded"] == trials, summary.message
     times = sorted(record["time"] for record in read_ledger(open_store(uri, **storage)) if record["type"] == "result")

@@ -1,12 +1,14 @@
 """What a strategy is and what it sees: a coroutine over trials that awaits only its `Run`.
 
-The coroutine is driven step by step by an `Execution`, without an event loop: it runs until it waits for something from outside
-(a result, a changed parallelism, an expensive computation) and goes on when that is fed in. So the same strategy serves the
-durable driver, a simulator and a notebook (`AskTell`), and the same inputs in the same order always give the same outputs.
+The coroutine is driven step by step by an `Execution`, without an event loop: it runs until it waits for something
+from outside (a result, a changed parallelism, an expensive computation) and goes on when that is fed in. So the same
+strategy serves the durable driver, a simulator and a notebook (`AskTell`), and the same inputs in the same order
+always give the same outputs.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
@@ -36,9 +38,9 @@ class StrategyConfig(Model):
 class Strategy(Generic[C]):
     """An algorithm that chooses architectures.
 
-    A subclass has a `Config`, says what it can take, and implements `search`. It keeps no state on disk: after a restart
-    `search` is started again and sees the same results in the same order. It awaits nothing but `run.*`, draws randomness
-    from `run.rng` alone, and looks at no clock.
+    A subclass has a `Config`, says what it can take, and implements `search`. It keeps no state on disk: after a
+    restart `search` is started again and sees the same results in the same order. It awaits nothing but `run.*`,
+    draws randomness from `run.rng` alone, and looks at no clock.
     """
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
@@ -78,7 +80,7 @@ class Trial:
 
     @property
     def ok(self) -> bool:
-        """It has objective values: it succeeded, or its result was known already, or it was stopped early with a result."""
+        """It has objective values: it succeeded, or its result was known, or it was stopped early with a result."""
         return bool(self.values)
 
     @property
@@ -159,8 +161,8 @@ def objective_values(objectives: Sequence[Objective], metrics: Mapping[str, floa
 class Run:
     """A strategy's only door to the outside.
 
-    Everything here is a function of the inputs so far, so a replay sees the same. `parallelism` and `max_trials` may change
-    between two awaits; such changes are recorded facts like the results.
+    Everything here is a function of the inputs so far, so a replay sees the same. `parallelism` and `max_trials` may
+    change between two awaits; such changes are recorded facts like the results.
     """
 
     def __init__(
@@ -270,8 +272,8 @@ class Run:
     async def steady(self, propose: Callable[[], Submission | Architecture | None]) -> AsyncIterator[Trial]:
         """Keep `parallelism` trials out and give each as it completes; follows a changed parallelism at once.
 
-        `propose` is called whenever a trial may start. None says that there is nothing to try now: it is asked again after
-        the next result, and the iteration ends when nothing is out either.
+        `propose` is called whenever a trial may start. None says that there is nothing to try now: it is asked again
+        after the next result, and the iteration ends when nothing is out either.
         """
         while True:
             while self.free:
@@ -288,8 +290,11 @@ class Run:
                 yield self._inbox.popleft()
 
     async def memo(self, compute: Callable[[], Json]) -> Json:
-        """The value of an expensive, pure computation. It runs outside the driver's event loop, its result is recorded, and a
-        replay does not repeat it. The value must be JSON, and comes back as JSON gives it (tuples are lists)."""
+        """The value of an expensive, pure computation.
+
+        It runs outside the driver's event loop, its result is recorded, and a replay does not repeat it. The value
+        must be JSON, and comes back as JSON gives it (tuples are lists).
+        """
         self._outputs.append(Compute(compute))
         while not self._answers:
             await _pause()
@@ -394,7 +399,7 @@ class Execution:
 
 @contextmanager
 def _no_event_loop() -> Iterator[None]:
-    """Async generators of the strategy are its own: an event loop that happens to run here must not close them its way."""
+    """Async generators of the strategy are its own: an event loop that runs here must not close them its way."""
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)
     try:
@@ -456,7 +461,7 @@ class AskTell:
             if isinstance(output, Submit):
                 self._asked.append(output.trial)
             elif isinstance(output, Compute):
-                self._execution.answer(output.compute())
+                self._execution.answer(json.loads(json.dumps(output.compute(), allow_nan=False)))
                 pending.extend(self._execution.outputs())
 
 

@@ -17,17 +17,16 @@ _ATTEMPTS = 20
 class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
     """Aging evolution: mutate the best of a random sample, append the child, let the oldest die.
 
-    Real, Aggarwal, Huang and Le, "Regularized evolution for image classifier architecture search" (AAAI 2019), section 3 and
-    algorithm 1, with the paper's P=100 and S=25. The sample is drawn without replacement. Steady state: every finished trial
-    is followed by a new one, at any concurrency; while fewer than `population` trials are finished, random architectures
-    fill the workers, so that a concurrency above the population does not stall. Failed trials never become parents.
+    Real, Aggarwal, Huang and Le, "Regularized evolution for image classifier architecture search" (AAAI 2019),
+    section 3 and algorithm 1, with the paper's P=100 and S=25. The sample is drawn without replacement. Steady state:
+    every finished trial is followed by a new one, at any concurrency; while fewer than `population` trials are
+    finished, random architectures fill the workers, so that a concurrency above the population does not stall. Failed
+    trials never become parents.
     """
 
     class Config(StrategyConfig):
         population: int = Field(default=100, ge=2, le=100_000, description="Architectures that live at one time (P).")
-        sample: int = Field(
-            default=25, ge=1, le=100_000, description="Candidates for each parent (S), drawn without replacement."
-        )
+        sample: int = Field(default=25, ge=1, le=100_000, description="Candidates for a parent (S).")
 
         @model_validator(mode="after")
         def _bounded(self) -> Self:
@@ -55,13 +54,14 @@ class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
                 alive.append(trial)
 
     def _parent(self, alive: deque[Trial], rng: Rng) -> Architecture:
-        parent = tournament(list(alive), self.config.sample, rng).architecture
-        assert parent is not None  # only trials of architectures live
-        return parent
+        parent = tournament(list(alive), self.config.sample, rng)
+        if parent.architecture is None:
+            raise ValueError(f"trial {parent.number} has no architecture")
+        return parent.architecture
 
 
 def _unseen(run: Run, seen: set[str], parent: Architecture | None) -> Architecture:
-    """A mutation of `parent` (a random architecture without one) that was not tried yet, where some attempts find one."""
+    """A mutation of `parent` (random without one) that was not tried yet, where some attempts find one."""
     for _ in range(_ATTEMPTS):
         child = run.space.sample(run.rng) if parent is None else run.space.mutate(parent, run.rng)
         if run.space.hash(child) not in seen:

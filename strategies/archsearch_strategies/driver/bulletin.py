@@ -60,7 +60,7 @@ class Bulletin:
         )
 
     def tell(self, workers: int, *, last: bool = False) -> None:
-        """Bring the metrics up to date and tell the listener, where there is news and the last time was not just now."""
+        """Bring the metrics up to date and tell the listener, where there is news and the last was not just now."""
         now = time.monotonic()
         if not last and (not self.changed or now - self._told_at < INTERVAL_SECONDS):
             return

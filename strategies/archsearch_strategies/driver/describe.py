@@ -29,8 +29,10 @@ def source_digest(spec: ExperimentSpec) -> str:
 
 
 def cached_space(store: Store, spec: ExperimentSpec, accepted: str | None) -> SearchSpace | None:
-    """The space in the store, if it is this run's: the accepted one, or one of the zoo for the same source. A user's code may
-    have changed since, so without acceptance it is described again. None: describe it."""
+    """The space in the store, if it is this run's: the accepted one, or one of the zoo for the same source.
+
+    A user's code may have changed since, so without acceptance it is described again. None: describe it.
+    """
     try:
         document = json.loads(store.get(SPACE_KEY))
         space = SearchSpace.from_json(document["space"])
@@ -66,7 +68,8 @@ def check_metrics(row: Row, spec: ExperimentSpec) -> None:
     for index, objective in enumerate(spec.objectives):
         if declared is not None and objective.metric not in declared:
             raise UserError(
-                f"spec.objectives[{index}].metric: the evaluator reports no {objective.metric!r}, only {', '.join(declared)}"
+                f"spec.objectives[{index}].metric: the evaluator reports no {objective.metric!r}, "
+                f"only {', '.join(declared)}"
             )
 
 
@@ -79,8 +82,9 @@ def save_space(store: Store, space: SearchSpace, spec: ExperimentSpec, accepted:
     """
     if accepted is not None and space.digest != accepted:
         raise UserError(
-            f"the search space is not the one that the run in {uri} was started with (digest {space.digest[:12]}, then "
-            f"{accepted[:12]}): the model's code or its arguments changed; take another name or --storage, or the code as it was"
+            f"the search space is not the one that the run in {uri} was started with (digest {space.digest[:12]}, "
+            f"then {accepted[:12]}): the model's code or its arguments changed; take another name or --storage, "
+            "or the code as it was"
         )
     document: JsonObject = {
         "formatVersion": FORMAT_VERSION,

@@ -57,13 +57,13 @@ class _Halt(Exception):
 
 
 class Driver:
-    """Runs one experiment durably. Make it, and await `run` once; the other methods may be called from the same event loop.
+    """Runs one experiment durably. Await `run` once; the other methods may be called from the same event loop.
 
     Args:
         experiment: parsed; what a file can tell is checked again by `run`.
         store: the run's folder.
-        launcher: starts workers. One with a true attribute `ephemeral` starts processes that die with the driver; others'
-            workers go on when the driver stops, and are found again by the next one.
+        launcher: starts workers. One with a true attribute `ephemeral` starts processes that die with the driver;
+            others' workers go on when the driver stops, and are found again by the next one.
         listener: gets a status at most once a second, on the event loop, when something changed, and once at the end.
         token: bearer token of the workers; made here where none is given.
         host, port: where the lease server listens; port 0 takes a free one.
@@ -479,8 +479,8 @@ class Driver:
         if worker.refused:
             version = self._server.refused_version or "another version"
             self._failure = UserError(
-                f"spec.trials.image: its workers have archsearch {version}, the driver {archsearch.__version__}; give an image of "
-                f"the driver's version ({worker.message})"
+                f"spec.trials.image: its workers have archsearch {version}, the driver {archsearch.__version__}; "
+                f"give an image of the driver's version ({worker.message})"
             )
         if self._opened is not None:
             self._opened.book.lost(worker)

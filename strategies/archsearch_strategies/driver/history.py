@@ -15,8 +15,8 @@ _MEASURED = ("seconds", "Seconds")
 def history_hash(table: TrialTable) -> str:
     """SHA-256 over the finished trials by number: (kind, architecture hash, state, final metrics), one JSON line each.
 
-    A cached result counts as succeeded. Nothing that depends on the machine's speed or on how often a trial was tried is in it,
-    and metrics whose name ends in `seconds` are left out.
+    A cached result counts as succeeded. Nothing that depends on the machine's speed or on how often a trial was tried
+    is in it, and metrics whose name ends in `seconds` are left out.
     """
     digest = hashlib.sha256()
     for number in sorted(table.rows):

@@ -12,8 +12,11 @@ from archsearch_strategies.ledger import Ledger
 
 
 class Journal:
-    """Writes records on the event loop. All of one step of the loop stand in one commit, so that a result, its handing over
-    and what the strategy asks for next become durable together."""
+    """Writes records on the event loop.
+
+    All of one step of the loop stand in one commit, so that a result, its handing over and what the strategy asks for
+    next become durable together.
+    """
 
     def __init__(self, ledger: Ledger, table: TrialTable) -> None:
         self._ledger = ledger
@@ -26,7 +29,7 @@ class Journal:
         """Apply the record to the table and put it into the next commit.
 
         Raises:
-            Fenced, StoreError: nothing can be written any more (from a later call, or from `settled`, if not from this one).
+            Fenced, StoreError: nothing can be written any more (seen by this call, a later one, or `settled`).
         """
         if self._ledger.failure is not None:
             raise self._ledger.failure

@@ -1,8 +1,9 @@
 """The ledger's records: everything that happened to a run, in order. Each carries the format version.
 
-Three groups: what the outside did (`Opened`, `Leased`, `Result`, …), what the strategy saw of it and when (its inputs: `Facts`,
-`Handed`, `Memo`), and what the strategy asked for (its outputs: `Submitted`, `Staged`, `StopAsked`). A replay feeds the inputs and
-compares the outputs. Times are seconds since the epoch, and nothing is decided by them but the duration budget.
+Three groups: what the outside did (`Opened`, `Leased`, `Result`, …), what the strategy saw of it and when (its inputs:
+`Facts`, `Handed`, `Memo`), and what the strategy asked for (its outputs: `Submitted`, `Staged`, `StopAsked`). A
+replay feeds the inputs and compares the outputs. Times are seconds since the epoch; they decide nothing but the
+duration budget.
 """
 
 from __future__ import annotations
@@ -207,8 +208,8 @@ class Closed(RecordBase):
 
 
 Record = (
-    Experiment | Opened | Accepted | Facts | Submitted | Staged | StopAsked | Stopped | Leased | Reported | Returned | Reclaimed
-    | Result | Handed | Memo | Suspended | Resumed | Ended | Exported | Reopened | Closed
+    Experiment | Opened | Accepted | Facts | Submitted | Staged | StopAsked | Stopped | Leased | Reported | Returned
+    | Reclaimed | Result | Handed | Memo | Suspended | Resumed | Ended | Exported | Reopened | Closed
 )  # fmt: skip
 
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])

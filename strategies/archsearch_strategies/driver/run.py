@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from archsearch.errors import NonDeterministic
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.trials import COUNTED, Row, TrialTable
-from archsearch_strategies.strategy import Compute, Execution, Json, Output, Result, Stage, Submit
+from archsearch_strategies.strategy import Compute, Execution, Json, Result, Stage, Stop, Submit
 
 OutputRecord = r.Submitted | r.Staged | r.StopAsked
 
@@ -24,8 +24,8 @@ def trial_seed(seed: int, architecture_hash: str, replicate: int) -> int:
 class DurableRun:
     """Feeds an execution and writes what goes in and what comes out.
 
-    Inputs are written as they are fed. Outputs are written in their order; a submission beyond the budget is held back, with
-    everything behind it, until the budget is raised.
+    Inputs are written as they are fed. Outputs are written in their order; a submission beyond the budget is held back,
+    with everything behind it, until the budget is raised.
 
     Args:
         write: appends one record to the ledger and applies it to `table`.
@@ -156,7 +156,7 @@ class DurableRun:
         counted = isinstance(record, r.Submitted) and record.kind in COUNTED
         return counted and limit is not None and self._table.counted >= limit
 
-    def _record(self, output: Output) -> OutputRecord:
+    def _record(self, output: Submit | Stage | Stop) -> OutputRecord:
         if isinstance(output, Submit):
             trial = output.trial
             return r.Submitted(
@@ -170,7 +170,6 @@ class DurableRun:
             )
         if isinstance(output, Stage):
             return r.Staged(name=output.name)
-        assert not isinstance(output, Compute)
         return r.StopAsked(number=output.number)
 
 

@@ -54,7 +54,7 @@ class Search:
         self._book = book
         self._wall = wall
         self._changed = changed
-        self._followers: dict[int, list[Row]] = defaultdict(list)  # waiting for the result of an equal trial
+        self._followers: dict[Row, list[Row]] = defaultdict(list)  # waiting for the result of an equal trial
         self._known: deque[Row] = deque()  # their result is known already
         self._computing: asyncio.Task[None] | None = None
 
@@ -81,8 +81,7 @@ class Search:
 
     def row_finished(self, row: Row) -> None:
         """A numbered trial got its result."""
-        assert row.number is not None
-        for follower in self._followers.pop(row.number, ()):
+        for follower in self._followers.pop(row, ()):
             self._route(follower)
         self.advance()
 
@@ -153,8 +152,7 @@ class Search:
         elif first.state in REUSABLE:
             self._known.append(row)
         else:
-            assert first.number is not None
-            self._followers[first.number].append(row)
+            self._followers[first].append(row)
 
     def _compute(self) -> None:
         wanted = self.run.computing

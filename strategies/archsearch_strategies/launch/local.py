@@ -32,6 +32,16 @@ class _Worker:
     folder: Path
 
 
+@dataclass
+class _Place:
+    """What is known after `start`. Secrets and scratch lie below `base`."""
+
+    context: LaunchContext
+    spec: ExperimentSpec
+    base: Path
+    logs: Path
+
+
 class LocalLauncher:
     """Starts `python -m archsearch.worker` here. The workers die with this process, whatever ends it.
 
@@ -58,10 +68,8 @@ class LocalLauncher:
         self._credentials = credentials
         self._ca_bundle = ca_bundle
         self._arguments = arguments
-        self._base: Path | None = None
         self._log_dir = log_dir
-        self._context: LaunchContext | None = None
-        self._spec: ExperimentSpec | None = None
+        self._started: _Place | None = None
         self._wanted = 0
         self._counter = 0
         self._starting = 0
@@ -73,7 +81,7 @@ class LocalLauncher:
     @property
     def log_dir(self) -> Path | None:
         """Where the workers' logs are; known after `start`."""
-        return self._log_dir
+        return self._log_dir if self._started is None else self._started.logs
 
     @property
     def processes(self) -> list[int]:
@@ -82,13 +90,12 @@ class LocalLauncher:
 
     async def start(self, context: LaunchContext) -> None:
         """Take the context. Starts nothing yet."""
-        self._context, self._spec = context, context.spec
         self._stopping.clear()
         parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
-        self._base = Path(tempfile.mkdtemp(prefix="archsearch-", dir=parent))
-        if self._log_dir is None:
-            self._log_dir = Path(tempfile.mkdtemp(prefix="archsearch-logs-"))
-        self._log_dir.mkdir(parents=True, exist_ok=True)
+        base = Path(tempfile.mkdtemp(prefix="archsearch-", dir=parent))
+        logs = self._log_dir or Path(tempfile.mkdtemp(prefix="archsearch-logs-"))
+        logs.mkdir(parents=True, exist_ok=True)
+        self._started = _Place(context, context.spec, base, logs)
 
     def ensure(self, workers: int) -> None:
         """Start workers until so many are alive."""
@@ -101,7 +108,7 @@ class LocalLauncher:
             task.add_done_callback(self._tasks.discard)
 
     def update(self, spec: ExperimentSpec) -> None:
-        self._spec = spec
+        self._place.spec = spec
 
     def alive(self) -> int:
         """Workers alive or starting."""
@@ -120,8 +127,14 @@ class LocalLauncher:
             _send(worker.process, signal.SIGKILL)
         if self._tasks:
             await asyncio.wait(list(self._tasks))
-        if self._base is not None:
-            shutil.rmtree(self._base, ignore_errors=True)
+        if self._started is not None:
+            shutil.rmtree(self._started.base, ignore_errors=True)
+
+    @property
+    def _place(self) -> _Place:
+        if self._started is None:
+            raise RuntimeError("the launcher was not started")
+        return self._started
 
     async def _run_worker(self) -> None:
         """One worker from start to end, after the back-off's pause."""
@@ -149,15 +162,15 @@ class LocalLauncher:
         self._ended(worker, status)
 
     async def _spawn(self) -> _Worker:
-        context, spec = self._context, self._spec
-        assert context is not None and spec is not None and self._base is not None and self._log_dir is not None
+        place = self._place
+        context, spec = place.context, place.spec
         self._counter += 1
         name = f"local-{os.getpid()}-{self._counter}"
-        folder = self._base / name
+        folder = place.base / name
         self._write_secrets(folder / "secrets", context.token)
         (folder / "work").mkdir()
         per_job = 1 if spec.trials.isolation is Isolation.POD else spec.trials.per_job
-        log = self._log_dir / f"{name}.log"
+        log = place.logs / f"{name}.log"
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -205,8 +218,6 @@ class LocalLauncher:
             path.write_text(value)
 
     def _ended(self, worker: _Worker, status: int) -> None:
-        context = self._context
-        assert context is not None
         if status == names.EXIT_DONE or self._stopping.is_set():
             self._pause = 0.0
             return
@@ -215,7 +226,7 @@ class LocalLauncher:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
         message = f"worker {worker.name} {how}; its log: {worker.log}{_tail(worker.log)}"
         failure = FailureClass.PREEMPTED if told_to_go else FailureClass.INFRASTRUCTURE
-        context.on_lost(WorkerLost(worker.name, failure, message, refused=status == names.EXIT_REFUSED))
+        self._place.context.on_lost(WorkerLost(worker.name, failure, message, refused=status == names.EXIT_REFUSED))
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

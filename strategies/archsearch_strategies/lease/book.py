@@ -58,7 +58,9 @@ class BookSettings:
 
 
 class LeaseBook:
-    """All leases of one driver. Methods are called on the event loop and never wait, but for `result` (the ledger) and `turn`.
+    """All leases of one driver.
+
+    Methods are called on the event loop and never wait, but for `result` (the ledger) and `turn`.
 
     Args:
         assign: makes a row's assignment.
@@ -371,9 +373,8 @@ class LeaseBook:
 
 def cached(row: Row, source: Row, time: float) -> r.Result:
     """The result of a trial whose identity is known: `source`'s, at no cost."""
-    assert row.number is not None
     return r.Result(
-        number=row.number,
+        number=row.number or 0,
         state=TrialState.CACHED,
         metrics=dict(source.metrics),
         resources=Resources(),

@@ -163,8 +163,9 @@ class LeaseServer:
             return
         self.refused_version = str(version)[:100]
         message = (
-            f"this worker has archsearch {version!s:.100} and protocol {protocol!s:.20}, the driver {archsearch.__version__} and "
-            f"protocol {PROTOCOL_VERSION}: give trials.image the driver's version"
+            f"this worker has archsearch {version!s:.100} and protocol {protocol!s:.20}, "
+            f"the driver {archsearch.__version__} and protocol {PROTOCOL_VERSION}: "
+            "give trials.image the driver's version"
         )
         raise VersionRefused(message)
 
