@@ -1,4 +1,4 @@
-"""Errors that a person can act on. The command line prints their text alone; anything else is a bug and shows a traceback."""
+"""Errors that a person can act on. The command line prints their text alone; anything else is a bug: a traceback."""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
-"""The lease protocol, version 1: HTTP/JSON between a worker's supervisor and the driver. Bearer token, bounded bodies, no NaN.
+"""The lease protocol, version 1: HTTP/JSON between a worker's supervisor and the driver.
+
+A bearer token, bounded bodies, no NaN.
 
 ``POST /v1/lease``   LeaseRequest  -> LeaseReply    (a long poll of at most ``wait_seconds``)
 ``POST /v1/report``  ReportRequest -> ReportReply   (metrics and heartbeat in one)
 ``POST /v1/result``  ResultRequest -> ResultReply   (answered after the result is durable; may carry the next lease)
 ``GET  /healthz``    no token
 
-Errors are ``{"error": {"reason": CamelCase, "message": text}}``: 401 wrong token, 409 the lease is not ours any more (LeaseLost),
-413 body too large, 422 not a message of this protocol, 426 another version (VersionRefused: the worker exits with EXIT_REFUSED),
+Errors are ``{"error": {"reason": CamelCase, "message": text}}``: 401 wrong token, 409 the lease is not ours any more
+(LeaseLost), 413 body too large, 422 not a message of this protocol, 426 another version (VersionRefused: the worker exits
+with EXIT_REFUSED),
 503 the driver is starting or its store does not answer (try again).
 """
 
@@ -62,7 +65,7 @@ class FailureClass(StrEnum):
 
 
 class KeepWeights(StrEnum):
-    """Which final weights a worker uploads. Best: only where the first objective is at least as good as `best_value`."""
+    """Which final weights a worker uploads. Best: where the first objective is at least as good as `best_value`."""
 
     BEST = "Best"
     ALWAYS = "Always"
@@ -85,18 +88,24 @@ class Assignment(Model):
     kind: TrialKind
     number: int | None = Field(default=None, description="None for describe and export.")
     attempt: int = 1
-    folder: str = Field(description="The trial's folder under the run's, for example trials/17; checkpoints lie in its `checkpoints/`.")
+    folder: str = Field(
+        description="The trial's folder under the run's, for example trials/17; checkpoints lie in its `checkpoints/`."
+    )
     model_space: ModelSpace
     evaluator: EvaluatorSpec
     objectives: list[Objective]
     architecture: JsonObject | None = None
     space_digest: str | None = Field(default=None, description="Digest that the worker's own description must have.")
     seed: int = 0
-    params: JsonObject = Field(default_factory=dict, description="Arguments of the kind: for export {checkpoint: KEY}; for later kinds theirs.")
+    params: JsonObject = Field(
+        default_factory=dict, description="Arguments of the kind: for export {checkpoint: KEY}; for later kinds theirs."
+    )
     storage: StorageRef
     retention: Retention = Field(default_factory=Retention)
     keep_weights: KeepWeights = KeepWeights.BEST
-    best_value: Finite | None = Field(default=None, description="First objective of the best trial so far, when the lease was granted.")
+    best_value: Finite | None = Field(
+        default=None, description="First objective of the best trial so far, when the lease was granted."
+    )
     isolation: Isolation = Isolation.FORK
     threads: int = Field(default=0, description="0: all that the worker's CPU limit gives.")
     timeout_seconds: int = 0
@@ -126,12 +135,14 @@ class LeaseRequest(Model):
 
 
 class LeaseReply(Model):
-    """granted: `grant` holds a trial. wait: none now, ask again after `retry_seconds`. done: exit with 0, nothing will come."""
+    """granted: `grant` holds a trial. wait: none now, ask again after `retry_seconds`. done: exit with 0."""
 
     state: Literal["granted", "wait", "done"]
     grant: Grant | None = None
     retry_seconds: float = 1.0
-    idle_seconds: float = Field(default=10.0, description="A worker that waited this long lets go of its resources and exits with 0.")
+    idle_seconds: float = Field(
+        default=10.0, description="A worker that waited this long lets go of its resources and exits with 0."
+    )
 
 
 class MetricPoint(Model):
@@ -143,13 +154,18 @@ class ReportRequest(Model):
     lease: Secret
     fence: Fence
     points: Annotated[list[MetricPoint], Field(max_length=1000)] = Field(default_factory=list)
-    checkpoint: str | None = Field(default=None, description="Key of the newest checkpoint that is complete in the store, below the run's folder.")
+    checkpoint: str | None = Field(
+        default=None, description="Key of the newest checkpoint that is complete in the store, below the run's folder."
+    )
     worker: Name = ""
     job: Name = ""
 
 
 class ReportReply(Model):
-    """stop: end the trial now with what it has (pruned). release: checkpoint, give the trial back (result with state pending), lease again or go."""
+    """stop: end the trial now with what it has (pruned).
+
+    release: checkpoint, give the trial back (result with state pending), lease again or go.
+    """
 
     action: Literal["continue", "stop", "release"] = "continue"
 
@@ -167,15 +183,21 @@ class Resources(Model):
 class Outcome(Model):
     """How a trial ended on a worker. State pending: given back unfinished, with the failure class preempted."""
 
-    state: Literal[TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED, TrialState.INFEASIBLE, TrialState.PENDING]
+    state: Literal[
+        TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED, TrialState.INFEASIBLE, TrialState.PENDING
+    ]
     metrics: Metrics = Field(default_factory=dict)
     failure: FailureClass | None = None
-    message: Message = Field(default="", description="For a failure: what, where, what to do; a traceback's last lines.")
+    message: Message = Field(
+        default="", description="For a failure: what, where, what to do; a traceback's last lines."
+    )
     resources: Resources = Field(default_factory=Resources)
     artifacts: Annotated[dict[str, str], Field(max_length=64)] = Field(
         default_factory=dict, description="Name to key below the run's folder: `checkpoint`, `model`, `log`."
     )
-    payload: Any = Field(default=None, description="For describe the space document; for other kinds theirs. Bounded by the body.")
+    payload: Any = Field(
+        default=None, description="For describe the space document; for other kinds theirs. Bounded by the body."
+    )
 
 
 class ResultRequest(Model):

@@ -10,7 +10,11 @@ from archsearch.errors import UserError
 
 Group = Literal["archsearch.strategies", "archsearch.spaces", "archsearch.evaluators"]
 
-_WORDS = {"archsearch.strategies": "strategy", "archsearch.spaces": "search space", "archsearch.evaluators": "evaluator"}
+_WORDS = {
+    "archsearch.strategies": "strategy",
+    "archsearch.spaces": "search space",
+    "archsearch.evaluators": "evaluator",
+}
 
 
 @cache

@@ -47,7 +47,7 @@ class Launcher(Protocol):
     async def start(self, context: LaunchContext) -> None: ...
 
     def ensure(self, workers: int) -> None:
-        """Start workers until `workers` are alive or starting. Surplus idle ones end by themselves (LeaseReply done/idle)."""
+        """Start workers until `workers` are alive or starting. Surplus idle ones end by themselves."""
 
     def update(self, spec: ExperimentSpec) -> None:
         """A changed spec (parallelTrials, budget, driver)."""

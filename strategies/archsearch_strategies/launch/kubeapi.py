@@ -130,7 +130,7 @@ class KubeApi:
             raise ApiError(0, "BadAnswer", f"the API server's answer to {method} {path} is no JSON object")
         return document
 
-    def _open(
+    def _open(  # noqa: PLR0917 - the parts of one request, all needed
         self,
         method: str,
         path: str,

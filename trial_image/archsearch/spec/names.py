@@ -1,4 +1,4 @@
-"""Every name that more than one part must agree on: group, labels, environment variables, ports, paths, child objects."""
+"""Every name that more than one part must agree on: labels, environment variables, ports, paths, child objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PLURAL = "nasexperiments"
 SINGULAR = "nasexperiment"
 SHORT_NAME = "nasx"
 
-# Labels. Experiment names are bounded (see NAME_MAX), so that each fits a label value and each child name fits 63 characters.
+# Labels. Experiment names are bounded (NAME_MAX), so that each fits a label value and each child name 63 characters.
 LABEL_EXPERIMENT = f"{GROUP}/experiment"
 LABEL_EXPERIMENT_UID = f"{GROUP}/experiment-uid"
 LABEL_COMPONENT = f"{GROUP}/component"
@@ -69,7 +69,7 @@ def role(experiment: str) -> str:
 
 
 def token_secret(experiment: str, uid: str = "") -> str:
-    """With `uid` no Secret of an earlier experiment of that name is ever taken for this one's: nobody may read it to tell."""
+    """With `uid` no Secret of an earlier experiment of that name is taken for this one's: nobody may read it to tell."""
     return "-".join(filter(None, (experiment, "token", uid[:8])))
 
 
