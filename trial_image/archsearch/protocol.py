@@ -7,10 +7,14 @@ A bearer token, bounded bodies, no NaN.
 ``POST /v1/result``  ResultRequest -> ResultReply   (answered after the result is durable; may carry the next lease)
 ``GET  /healthz``    no token
 
-Errors are ``{"error": {"reason": CamelCase, "message": text}}``: 401 wrong token, 409 the lease is not ours any more
-(LeaseLost), 413 body too large, 422 not a message of this protocol, 426 another version (VersionRefused: the worker exits
-with EXIT_REFUSED),
-503 the driver is starting or its store does not answer (try again).
+Errors are ``{"error": {"reason": CamelCase, "message": text}}``:
+
+- 401 wrong token
+- 409 the lease is not ours any more (LeaseLost)
+- 413 body too large
+- 422 not a message of this protocol
+- 426 another version (VersionRefused: the worker exits with EXIT_REFUSED)
+- 503 the driver is starting or its store does not answer (try again)
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def role(experiment: str) -> str:
 
 
 def token_secret(experiment: str, uid: str = "") -> str:
-    """With `uid` no Secret of an earlier experiment of that name is taken for this one's: nobody may read it to tell."""
+    """With `uid` no Secret of an earlier experiment of that name is taken for this one's: nobody may read it."""
     return "-".join(filter(None, (experiment, "token", uid[:8])))
 
 
