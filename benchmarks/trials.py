@@ -1,9 +1,10 @@
-"""Trials per second over the full path to the durable result: trials forked from a warm worker against one process a trial.
+"""Trials per second, full path to the durable result: forked from a warm worker against one process a trial.
 
     python benchmarks/trials.py [--trials 300] [--parallel 2] [--per-process 6] [--s3]
 
-A trial is 50 steps of a small MLP. The rate is taken between the first and the last result in the ledger, so that the start of
-the first worker is not in it; with one process a trial each start is. `--s3` does the same against a SeaweedFS of its own.
+A trial is 50 steps of a small MLP. The rate is taken between the first and the last result in the ledger, so that the
+start of the first worker is not in it; with one process a trial each start is. `--s3` does the same against a
+SeaweedFS of its own.
 """
 
 from __future__ import annotations

@@ -26,13 +26,16 @@ class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
 
     class Config(StrategyConfig):
         population: int = Field(default=100, ge=2, le=100_000, description="Architectures that live at one time (P).")
-        sample: int = Field(default=25, ge=1, le=100_000, description="Candidates for a parent (S).")
+        sample: int = Field(
+            default=25, ge=1, le=100_000, description="Candidates for a parent (S), drawn without replacement."
+        )
 
         @model_validator(mode="after")
         def _bounded(self) -> Self:
             if self.sample > self.population:
                 raise ValueError(
-                    f"sample is {self.sample}, more than population {self.population}: the sample is drawn from the population"
+                    f"sample is {self.sample}, more than population {self.population}: "
+                    "the sample is drawn from the population"
                 )
             return self
 

@@ -20,7 +20,9 @@ from archsearch_strategies.launch.base import LaunchContext, WorkerLost
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+GRACE_SECONDS = 8.0  # of a worker that has to go, within the grace that `stop` gives
 LOG_TAIL_CHARACTERS = 800
+_PREFIX = "archsearch-local-"
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - where there is one, secrets never reach a disk
 
 
@@ -92,7 +94,8 @@ class LocalLauncher:
         """Take the context. Starts nothing yet."""
         self._stopping.clear()
         parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
-        base = Path(tempfile.mkdtemp(prefix="archsearch-", dir=parent))
+        _sweep(parent or Path(tempfile.gettempdir()))
+        base = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
         logs = self._log_dir or Path(tempfile.mkdtemp(prefix="archsearch-logs-"))
         logs.mkdir(parents=True, exist_ok=True)
         self._started = _Place(context, context.spec, base, logs)
@@ -177,6 +180,8 @@ class LocalLauncher:
                 "-m",
                 "archsearch.worker",
                 "--die-with-parent",
+                "--grace-seconds",
+                str(GRACE_SECONDS),
                 "--per-job",
                 str(per_job),
                 *self._arguments,
@@ -227,6 +232,15 @@ class LocalLauncher:
         message = f"worker {worker.name} {how}; its log: {worker.log}{_tail(worker.log)}"
         failure = FailureClass.PREEMPTED if told_to_go else FailureClass.INFRASTRUCTURE
         self._place.context.on_lost(WorkerLost(worker.name, failure, message, refused=status == names.EXIT_REFUSED))
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what launchers that were killed left behind; they could not do so themselves."""
+    for path in parent.glob(f"{_PREFIX}[0-9]*-*"):
+        with contextlib.suppress(OSError, ValueError):
+            owner = int(path.name.removeprefix(_PREFIX).split("-")[0])
+            if path.stat().st_uid == os.getuid() and not Path(f"/proc/{owner}").exists():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

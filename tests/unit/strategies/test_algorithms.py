@@ -51,6 +51,12 @@ def drive(loop: AskTell, trials: int, *, fails: Callable[[Trial], bool] = lambda
     return done
 
 
+def distance(trial: Trial, other: Trial) -> int:
+    """Decisions in which two architectures differ."""
+    mine, theirs = dict(trial.architecture or {}), dict(other.architecture or {})
+    return sum(mine[name] != theirs[name] for name in mine)
+
+
 def evolution(**config: Any) -> RegularizedEvolution:
     return RegularizedEvolution(RegularizedEvolution.Config(**config))
 
@@ -88,9 +94,7 @@ def test_evolution_where_all_fails_keeps_drawing() -> None:
 def test_a_child_differs_from_its_parent_by_one_decision() -> None:
     done = drive(AskTell(evolution(population=2, sample=2), LARGE, ACCURACY), 40)
     for index in range(2, 40):
-        child = dict(done[index].architecture or {})
-        parents = [dict(trial.architecture or {}) for trial in done[index - 2 : index]]
-        assert any(sum(child[name] != parent[name] for name in child) == 1 for parent in parents)
+        assert 1 in [distance(done[index], parent) for parent in done[index - 2 : index]]
 
 
 def test_the_oldest_dies_not_the_worst() -> None:
@@ -98,13 +102,17 @@ def test_the_oldest_dies_not_the_worst() -> None:
     best = loop.ask()
     assert best is not None
     loop.tell(best, {"accuracy": 100.0})
-    for _ in range(2):
+    alive: list[Trial] = []
+    while len(alive) < 2 or distance(alive[-1], best) < 2:
         trial = loop.ask()
         assert trial is not None
         loop.tell(trial, {"accuracy": 0.0})
-    # The best has died of age: the next child comes from one of the two others, at distance one of them.
+        alive = [*alive[-1:], trial]
+    # The best has died of age: the next child is a mutation of one of the two that live.
     child = loop.ask()
-    assert child is not None and child.architecture is not None
+    assert child is not None
+    assert distance(child, best) > 1
+    assert 1 in [distance(child, trial) for trial in alive]
     assert loop.best is best
 
 
@@ -177,7 +185,8 @@ def test_a_minimised_objective_turns_round() -> None:
         trial = loop.ask()
         assert trial is not None
         loop.tell(trial, {"loss": loss})
-    assert loop.best is not None and loop.best.metrics == {"loss": 1.0}
+    assert loop.best is not None
+    assert loop.best.metrics == {"loss": 1.0}
 
 
 def test_ties_go_to_the_lower_number() -> None:

@@ -1,0 +1,115 @@
+"""The local launcher with real worker processes; torch stays out, since no trial is leased to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from archsearch.protocol import FailureClass
+from archsearch.spec import names
+from archsearch.store import Credentials
+from archsearch_strategies.launch import local
+from archsearch_strategies.launch.base import LaunchContext, WorkerLost
+from archsearch_strategies.launch.local import LocalLauncher
+from tests.support import fake_worker as fake
+
+
+def context(lost: list[WorkerLost]) -> LaunchContext:
+    return LaunchContext(fake.experiment().spec, 1, "http://127.0.0.1:9", "t" * 32, lost.append, lambda waiting: None)
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands in for the worker: shows what it was given, then does what the test wrote."""
+    path = tmp_path / "program"
+    path.write_text('#!/bin/sh\nenv > "$ARCHSEARCH_WORK_DIR/../../env"\n. "$(dirname "$0")/does"\n')
+    path.chmod(0o755)
+    monkeypatch.setattr(local.sys, "executable", str(path))
+    monkeypatch.setattr(local, "_IN_MEMORY", tmp_path / "memory")
+    monkeypatch.setattr(local, "FIRST_PAUSE_SECONDS", 0.01)
+    (tmp_path / "memory").mkdir()
+    return path
+
+
+async def until_gone(launcher: LocalLauncher) -> None:
+    while launcher.alive():
+        await asyncio.sleep(0.01)
+
+
+async def test_keys_go_by_file_and_not_by_environment(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "from-the-shell")
+    (tmp_path / "does").write_text('cp -r "$ARCHSEARCH_SECRETS_DIR" "$ARCHSEARCH_WORK_DIR/../../copy"; exit 0\n')
+    lost: list[WorkerLost] = []
+    launcher = LocalLauncher(log_dir=tmp_path / "logs", credentials=Credentials("key-id", "key"), code_dir=tmp_path)
+    await launcher.start(context(lost))
+    launcher.ensure(1)
+    await until_gone(launcher)
+    base = next((tmp_path / "memory").iterdir())
+    assert base.stat().st_mode & 0o777 == 0o700
+    assert "from-the-shell" not in (base / "env").read_text()
+    assert "t" * 32 not in (base / "env").read_text()
+    assert f"{names.ENV_CODE_DIR}={tmp_path}" in (base / "env").read_text()
+    assert {path.name: path.read_text() for path in (base / "copy").iterdir()} == {
+        "token": "t" * 32,
+        "AWS_ACCESS_KEY_ID": "key-id",
+        "AWS_SECRET_ACCESS_KEY": "key",
+    }
+    await launcher.stop()
+    assert lost == []
+    assert list((tmp_path / "memory").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "failure", "refused"),
+    [
+        (1, FailureClass.INFRASTRUCTURE, False),
+        (names.EXIT_TERMINATED, FailureClass.PREEMPTED, False),
+        (names.EXIT_REFUSED, FailureClass.INFRASTRUCTURE, True),
+    ],
+)
+async def test_how_a_worker_ended_is_told(
+    tmp_path: Path, program: Path, code: int, failure: FailureClass, refused: bool
+) -> None:
+    (tmp_path / "does").write_text(f"echo last words; exit {code}\n")
+    lost: list[WorkerLost] = []
+    launcher = LocalLauncher(log_dir=tmp_path / "logs")
+    await launcher.start(context(lost))
+    for _ in range(2):  # the second after the back-off's pause
+        launcher.ensure(1)
+        await until_gone(launcher)
+    await launcher.stop()
+    assert [(each.failure, each.refused) for each in lost] == [(failure, refused)] * 2
+    assert "last words" in lost[0].message
+
+
+async def test_stop_insists(tmp_path: Path, program: Path) -> None:
+    (tmp_path / "does").write_text(
+        "trap '' TERM; : > \"$ARCHSEARCH_WORK_DIR/../../up\"; while :; do sleep 0.05; done\n"
+    )
+    launcher = LocalLauncher(log_dir=tmp_path / "logs")
+    await launcher.start(context([]))
+    launcher.ensure(1)
+    while not list((tmp_path / "memory").glob("*/up")):
+        await asyncio.sleep(0.01)
+    (pid,) = launcher.processes
+    await launcher.stop(grace_seconds=0.1)
+    assert launcher.alive() == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_what_a_killed_launcher_left_is_swept(tmp_path: Path, program: Path) -> None:
+    stale = tmp_path / "memory" / "archsearch-local-999999999-x"
+    mine = tmp_path / "memory" / f"archsearch-local-{os.getpid()}-x"
+    stale.mkdir()
+    mine.mkdir()
+    launcher = LocalLauncher(log_dir=tmp_path / "logs")
+    await launcher.start(context([]))
+    await launcher.stop()
+    assert not stale.exists()
+    assert mine.exists()
