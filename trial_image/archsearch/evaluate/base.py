@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from archsearch.trial.context import TrialContext
 
 CONFIG_PATH = "spec.evaluator.config"
+# What any network can be asked for besides its evaluator's metrics: measured when an objective or constraint names it.
+PROFILE_METRICS = ("params", "macs", "flops", "peakMemoryBytes", "latencyMs", "latencySpreadMs")
 
 
 class EvaluatorConfig(Model):
