@@ -76,10 +76,8 @@ class Bulletin:
         if session is None:
             return
         metrics.leases.set(session.book.live)
-        metrics.expired.set(session.book.expired)
-        stats, since = session.ledger.stats, session.ledger.lagging_since
-        metrics.commits.set(stats.commits)
-        metrics.commit_seconds.set(stats.commit_seconds)
+        metrics.observe_session(session.ledger.stats, session.book.expired)
+        since = session.ledger.lagging_since
         metrics.lag.set(0.0 if since is None else max(0.0, time.time() - since))
 
     def _store_waiting(self) -> Waiting | None:
