@@ -21,7 +21,7 @@ from support.cluster import (
     prepared,
 )
 
-NAMESPACES = 12
+NAMESPACES = 20  # more than there are tests
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 HOW_TO = (
     "the end-to-end tests need a cluster that runs pods: KUBECONFIG, kubectl and helm in PATH, and "

@@ -286,6 +286,6 @@ def assert_whole(experiment: Experiment, installation: Installation, trials: int
     with installation.bucket(experiment.prefix()) as store:
         found = trial_records(store)
         summary = json.loads(store.get("summary.json"))
-    assert found["submitted"] == list(range(trials)), f"submitted: {found['submitted']}"
-    assert sorted(found["result"]) == list(range(trials)), f"results: {found['result']}"
+    assert found["submitted"] == list(range(1, trials + 1)), f"submitted: {found['submitted']}"
+    assert sorted(found["result"]) == list(range(1, trials + 1)), f"results: {found['result']}"
     assert sum(summary["trials"].values()) == trials, f"summary: {summary['trials']}"

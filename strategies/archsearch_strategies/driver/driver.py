@@ -471,9 +471,7 @@ class Driver:
             self._search.row_finished(row)
 
     def _worker_serves(self) -> None:
-        self._crashes = 0
-        if self.bulletin.waiting is not None:
-            self.bulletin.wait_for(None)
+        self._crashes = 0  # what others wait for, the launcher tells and takes back
 
     def _worker_lost(self, worker: WorkerLost) -> None:
         if worker.refused:
