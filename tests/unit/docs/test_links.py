@@ -1,4 +1,4 @@
-"""The pages that are made from code are not stale, and the pages' own links lead somewhere."""
+"""The pages' own links lead somewhere."""
 
 from __future__ import annotations
 
@@ -7,14 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from archsearch.spec.reference import reference
-
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-
-
-def test_the_manifest_page_is_fresh() -> None:
-    assert (ROOT / "docs/manifest.md").read_text() == reference(), "run `make crds`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
