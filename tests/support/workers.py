@@ -46,11 +46,24 @@ class Worker:
         return self.root / "secrets"
 
     def launch(self, *flags: str, token: str | None = None, runner: str = RUNNER, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "archsearch.worker", "--runner", runner, *flags],
+            env=self._environment(token) | environment,
+            stderr=(self.root / "stderr").open("wb"),
+        )
+
+    def launch_below(self, *flags: str, **environment: str) -> None:
+        """Start the worker as a child of another process, which does nothing more: `process` is that one."""
+        command = [sys.executable, "-m", "archsearch.worker", "--runner", RUNNER, *flags]
+        code = f"import subprocess, time; subprocess.Popen({command!r}); time.sleep(3600)"
+        self.process = subprocess.Popen([sys.executable, "-c", code], env=self._environment(None) | environment)
+
+    def _environment(self, token: str | None) -> dict[str, str]:
         self.secrets.mkdir(exist_ok=True)
         (self.secrets / names.SECRET_TOKEN_KEY).write_text(f"{token or self.driver.token}\n")
         (self.secrets / "AWS_ACCESS_KEY_ID").write_text("an-access-key")
         (self.secrets / "AWS_SECRET_ACCESS_KEY").write_text("a-very-secret-key")
-        full = os.environ | {
+        return dict(os.environ) | {
             names.ENV_DRIVER_URL: self.driver.url,
             names.ENV_SECRETS_DIR: str(self.secrets),
             names.ENV_WORK_DIR: str(self.root / "work"),
@@ -59,11 +72,6 @@ class Worker:
             names.ENV_CODE_DIR: str(TRIALS),
             "AWS_SESSION_TOKEN": "a-session-token-of-the-environment",
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "archsearch.worker", "--runner", runner, *flags],
-            env=full | environment,
-            stderr=(self.root / "stderr").open("wb"),
-        )
 
     def stderr(self) -> str:
         return (self.root / "stderr").read_text()

@@ -1,9 +1,12 @@
-"""The local launcher with real worker processes; torch stays out, since no trial is leased to its end."""
+"""The local launcher: with a program in the worker's place, and once with real workers whose driver is killed."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,12 @@ import pytest
 from archsearch.protocol import FailureClass
 from archsearch.spec import names
 from archsearch.store import Credentials
+from archsearch.worker import linux
 from archsearch_strategies.launch import local
 from archsearch_strategies.launch.base import LaunchContext, WorkerLost
 from archsearch_strategies.launch.local import LocalLauncher
 from tests.support import fake_worker as fake
+from tests.support.workers import alive, until
 
 
 def context(lost: list[WorkerLost]) -> LaunchContext:
@@ -113,3 +118,54 @@ async def test_what_a_killed_launcher_left_is_swept(tmp_path: Path, program: Pat
     await launcher.stop()
     assert not stale.exists()
     assert mine.exists()
+
+
+CODE = """
+import os, pathlib, time
+from torch import nn
+from archsearch.nn import LayerChoice
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = LayerChoice({"a": nn.Linear(2, 2), "b": nn.Identity()}, label="body")
+def hang(model, context):
+    pathlib.Path(os.environ["NOTE"]).touch()
+    time.sleep(3600)
+"""
+KILLED = """
+import asyncio, pathlib, sys
+from archsearch.spec import NASExperiment
+from archsearch_strategies.driver.local import run_local
+folder = pathlib.Path(sys.argv[1])
+spec = {
+    "objectives": [{"metric": "a"}], "strategy": {"name": "random"}, "evaluator": {"python": "hanging:hang"},
+    "modelSpace": {"python": {"class": "hanging:Net", "inputShape": [2]}}, "budget": {"maxTrials": 2},
+}
+wanted = NASExperiment.model_validate({"metadata": {"name": "hang"}, "spec": spec})
+asyncio.run(run_local(wanted, uri=str(folder / "run"), code_dir=folder))
+"""
+
+
+async def start_and_stop(launcher: LocalLauncher) -> None:
+    await launcher.start(context([]))
+    await launcher.stop()
+
+
+def left_behind(pid: int) -> list[Path]:
+    return [path for path in local._IN_MEMORY.glob(f"archsearch-local-{pid}-*/**/*") if path.is_file()]
+
+
+def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(CODE)
+    environment = os.environ | {"NOTE": str(tmp_path / "note")}
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env=environment) as driver:
+        try:
+            until((tmp_path / "note").exists)
+            below = linux.descendants(driver.pid)
+        finally:
+            driver.send_signal(signal.SIGKILL)
+    assert len(below) >= 3  # supervisor, zygote, trial child
+    until(lambda: not any(alive(pid) for pid in below))
+    assert left_behind(driver.pid) == []
+    asyncio.run(start_and_stop(LocalLauncher(log_dir=tmp_path / "logs")))
+    assert not list(local._IN_MEMORY.glob(f"archsearch-local-{driver.pid}-*"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -143,29 +141,22 @@ def test_settings_that_are_missing_are_named(worker: Worker, missing: str, words
 
 
 def test_a_worker_can_go_with_the_process_that_started_it(worker: Worker) -> None:
-    (worker.root / "secrets").mkdir()
-    (worker.secrets / "token").write_text(worker.driver.token)
-    environment = (
-        os.environ
-        | NO_TORCH
-        | {
-            names.ENV_DRIVER_URL: worker.driver.url,
-            names.ENV_SECRETS_DIR: str(worker.secrets),
-            names.ENV_WORK_DIR: str(worker.root / "work"),
-        }
-    )
-    code = (
-        "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'archsearch.worker', '--die-with-parent'])\n"
-        "print(child.pid, flush=True)\n"
-        "time.sleep(3600)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        until(lambda: bool(worker.driver.requests))
-        parent.kill()
-    until(lambda: not alive(pid))
+    worker.launch_below("--die-with-parent", **NO_TORCH)
+    until(lambda: bool(worker.driver.requests))
+    assert worker.below()
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: not any(alive(pid) for pid in worker.seen))
+
+
+def test_a_worker_whose_parent_was_killed_waits_for_no_checkpoint(worker: Worker, tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    worker.launch_below("--die-with-parent", "--grace-seconds", "100000")
+    worker.driver.offer(worker.trial("hang", params={"note": str(note)}))
+    until(lambda: note.exists() and len(note.read_text().split()) == 2)
+    assert len(worker.below()) == 4  # supervisor, zygote, trial child, and what that one left
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: not any(alive(pid) for pid in worker.seen))
+    assert not list((worker.root / "work").glob("worker-*"))
 
 
 def test_plain_trial_code_runs_by_the_default_runner(worker: Worker) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import archsearch
 from archsearch.errors import UserError
@@ -67,6 +67,8 @@ def run(settings: WorkerSettings, parent: int) -> int:
     linux.adopt_orphans()
     if settings.die_with_parent:
         linux.die_with_parent(parent, signal.SIGTERM)
+    else:
+        parent = 0
     secrets = take_secrets(settings.secrets_dir)
     try:
         (settings.work_dir / "cache").mkdir(parents=True, exist_ok=True)
@@ -74,19 +76,25 @@ def run(settings: WorkerSettings, parent: int) -> int:
     except OSError as error:
         raise UserError(f"the working directory {settings.work_dir} must be writable: {error}") from error
     try:
-        return asyncio.run(Supervisor(settings, secrets, base).serve())
+        return asyncio.run(Supervisor(settings, secrets, base, parent).serve())
     finally:
         linux.sweep()
         shutil.rmtree(base, ignore_errors=True)
 
 
 class Supervisor:
-    """One worker's life. `serve` may be called once."""
+    """One worker's life. `serve` may be called once.
 
-    def __init__(self, settings: WorkerSettings, secrets: Secrets, base: Path) -> None:
+    Args:
+        base: a folder of its own, removed by whoever made it.
+        parent: the process that it goes with; 0: none.
+    """
+
+    def __init__(self, settings: WorkerSettings, secrets: Secrets, base: Path, parent: int = 0) -> None:
         self._settings = settings
         self._secrets = secrets
         self._base = base
+        self._parent = parent
         self._device = limits.gpu_name()
         self._metrics = WorkerMetrics(archsearch.__version__, self._device)
         self._served = 0
@@ -123,12 +131,20 @@ class Supervisor:
             await client.close()
 
     def _on_signal(self) -> None:
+        if self._parent and os.getppid() != self._parent:
+            self._drop_everything()
         self._signals += 1
         grace = self._settings.grace_seconds if self._signals == 1 else HURRY_SECONDS
         self._deadline = time.monotonic() + grace + (FAREWELL_SECONDS if self._signals == 1 else HURRY_SECONDS)
         self._terminating.set()
         if self._trial is not None:
             self._trial.release(grace)
+
+    def _drop_everything(self) -> NoReturn:
+        """The driver was this process's parent and is gone: nobody takes a lease back or hears of a checkpoint."""
+        linux.sweep()
+        shutil.rmtree(self._base, ignore_errors=True)
+        os._exit(EXIT_TERMINATED)
 
     async def _work(self) -> None:
         following: Grant | None = None
