@@ -178,7 +178,10 @@ def test_bad_results_are_bad_metrics(make_context: MakeContext, space: str, func
         ({"python": {"class": "their_space:fit"}}, "expected a subclass of torch.nn.Module"),
         ({"python": {"class": "their_space:Plain", "args": {"in_features": 2, "out_features": 2}}}, "has no choices"),
         ({"python": {"class": "their_space:Broken"}}, "ValueError: width must be even .*their_space.py, line 22"),
-        ({"python": {"class": "their_space:Net"}, "mutate": [{}]}, "mutate"),
+        (
+            {"python": {"class": "their_space:Net"}, "mutate": [{"match": "cnv", "remove": {}}]},
+            r"modelSpace.mutate\[0\] \(remove 'cnv'\): fits no modules; it has 'conv'",
+        ),
     ],
 )
 def test_spaces_that_cannot_be_made_are_told_in_words(

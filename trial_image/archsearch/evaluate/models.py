@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,33 +12,37 @@ from torch import nn
 from archsearch.errors import ArchsearchError, UserError
 from archsearch.evaluate.user import fault, import_target
 from archsearch.nn import describe, fix
+from archsearch.nn.mutating import MutationError, from_manifest, mutate
 from archsearch.registry import find
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ModelSpace
+from archsearch.spec.mutation import Mutation
 from archsearch.trial.context import Infeasible
 
 if TYPE_CHECKING:
     from archsearch.space import Architecture, SearchSpace
 
+_EXPECTED = "expected a subclass of torch.nn.Module, or a function that returns a module"
 # What building a network may raise that is no mistake in its code.
 _OTHER = (MemoryError, torch.OutOfMemoryError, Infeasible)
 
 
 def build_space(
-    model_space: ModelSpace, *, input_shape: Sequence[int] | None = None, classes: int | None = None
+    model_space: ModelSpace,
+    *,
+    input_shape: Sequence[int] | None = None,
+    classes: int | None = None,
+    arguments: Mapping[str, int] | None = None,
 ) -> tuple[nn.Module, ModelSpace]:
     """The network with all its choices, and the modelSpace with every argument that was filled in.
 
-    ``classes``, ``input_channels`` and ``input_size`` are given from the data to a zoo entry that takes them, and to a
-    user's class that demands them, unless ``args`` names them. The random state must be seeded: weights are drawn here.
+    ``classes``, ``input_channels``, ``input_size`` and `arguments` are given from the data to a zoo entry that takes
+    them, and to a user's class that demands them, unless ``args`` names them. The random state must be seeded: weights
+    are drawn here.
 
     Raises:
         UserError: no such space or class, arguments that it does not take, or a constructor that fails.
     """
-    if model_space.mutate is not None:
-        raise UserError(
-            "modelSpace.mutate: replacing modules of a plain network is not supported in this version; leave it out"
-        )
     if model_space.zoo is not None:
         what, given = f"the search space {model_space.zoo.name!r}", model_space.zoo.args
         found = find("archsearch.spaces", model_space.zoo.name)
@@ -46,14 +50,16 @@ def build_space(
         assert model_space.python is not None  # noqa: S101  # one of the two, by the model's own check
         what, given = f"modelSpace.python.class {model_space.python.class_}", model_space.python.args
         found = import_target(model_space.python.class_)
-    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
-        raise UserError(f"{what} is {_kind(found)}; expected a subclass of torch.nn.Module")
-    args = {**_defaults(found, input_shape, classes, required_only=model_space.zoo is None), **given}
+    if not (issubclass(found, nn.Module) if inspect.isclass(found) else inspect.isroutine(found)):
+        raise UserError(f"{what} is {_kind(found)}; {_EXPECTED}")
+    known = {**_from_data(input_shape, classes), **(arguments or {})}
+    args = {**_taken(found, known, required_only=model_space.zoo is None), **given}
     try:
         inspect.signature(found).bind(**args)
     except TypeError as error:
+        form = "" if inspect.isclass(found) else f"; {_EXPECTED}"
         raise UserError(
-            f"{what} does not take the arguments {args}: {error}; its signature is {inspect.signature(found)}"
+            f"{what} does not take the arguments {args}: {error}; its signature is {inspect.signature(found)}{form}"
         ) from error
     try:
         model = found(**args)
@@ -61,7 +67,18 @@ def build_space(
         raise
     except Exception as error:
         raise fault(error, f"{what} cannot be made with the arguments {args}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{what} gave {_kind(model)}; {_EXPECTED}")
+    if model_space.mutate:
+        model = _mutated(model, model_space.mutate)
     return model, _with_args(model_space, args)
+
+
+def _mutated(model: nn.Module, mutations: Sequence[Mutation]) -> nn.Module:
+    try:
+        return mutate(model, [from_manifest(mutation) for mutation in mutations])
+    except MutationError as error:
+        raise UserError(f"modelSpace.{error}") from error
 
 
 def describe_space(model: nn.Module) -> SearchSpace:
@@ -74,7 +91,7 @@ def describe_space(model: nn.Module) -> SearchSpace:
     if not space.choices:
         raise UserError(
             f"{type(model).__name__} has no choices: put archsearch.nn.LayerChoice, InputChoice, ValueChoice or "
-            "Repeat in it"
+            "Repeat in it, or say in modelSpace.mutate what may be replaced"
         )
     return space
 
@@ -101,20 +118,19 @@ def fixed(
         raise fault(error, f"the architecture {dict(architecture)} cannot be built") from error
 
 
-def _defaults(
-    found: type[nn.Module], input_shape: Sequence[int] | None, classes: int | None, *, required_only: bool
-) -> JsonObject:
-    known: dict[str, int | None] = {"classes": classes}
+def _from_data(input_shape: Sequence[int] | None, classes: int | None) -> dict[str, int]:
+    known = {"classes": classes} if classes is not None else {}
     if input_shape:
-        known["input_channels"] = input_shape[0]
-        known["input_size"] = input_shape[-1]
+        known |= {"input_channels": input_shape[0], "input_size": input_shape[-1]}
+    return known
+
+
+def _taken(found: type[nn.Module], known: Mapping[str, int], *, required_only: bool) -> JsonObject:
     parameters = inspect.signature(found).parameters
     return {
         name: value
         for name, value in known.items()
-        if value is not None
-        and name in parameters
-        and (not required_only or parameters[name].default is inspect.Parameter.empty)
+        if name in parameters and (not required_only or parameters[name].default is inspect.Parameter.empty)
     }
 
 

@@ -26,6 +26,7 @@ from archsearch.spec.base import (
     Uri,
     rule,
 )
+from archsearch.spec.mutation import Mutation
 
 NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"  # DNS-1035: Services and Jobs are named after an experiment
 
@@ -131,8 +132,10 @@ class ModelSpace(Model):
 
     zoo: ZooSpace | None = Field(default=None, description="A space by name.")
     python: PythonSpace | None = Field(default=None, description="A model class of the user's own code.")
-    mutate: Annotated[list[FreeForm], Field(max_length=64)] | None = Field(
-        default=None, description="With python: module replacements that make a plain network a space."
+    mutate: Annotated[list[Mutation], Field(max_length=64)] | None = Field(
+        default=None,
+        description="With python: modules and calls that are replaced, inserted, removed or repeated, so that a network"
+        " without choices becomes a space.",
     )
 
     @model_validator(mode="after")

@@ -59,7 +59,6 @@ UNSUPPORTED = (
     Unsupported("warmStart", "results of earlier runs cannot be read as prior points", []),
     Unsupported("retrain", "the best trial's own weights are exported"),
     Unsupported("resumeFrom", "a run continues only in its own folder", ""),
-    Unsupported("modelSpace.mutate", "modules of a plain network cannot be replaced"),
     Unsupported("modelSpace.python.source.uri", "code comes from a ConfigMap or the trial image"),
     Unsupported("trials.nodes", "a trial runs in one pod", 1),
     Unsupported("trials.queueName", "trial Jobs are not handed to Kueue", ""),
