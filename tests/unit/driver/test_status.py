@@ -27,6 +27,7 @@ def table_of(values: list[tuple[float, float]], order: list[int] | None = None, 
     for number in order or range(1, len(values) + 1):
         accuracy, latency = values[number - 1]
         metrics = {"accuracy": accuracy, "latencyMs": latency, "trainSeconds": seconds}
+        metrics |= {"latencySpreadMs": seconds, "peakMemoryBytes": 1000 * seconds}
         table.apply(r.Result(number=number, state=TrialState.SUCCEEDED, metrics=metrics, time=seconds))
     return table
 
