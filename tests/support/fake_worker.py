@@ -86,8 +86,8 @@ class Client:
     async def report(self, grant: Any, **more: Any) -> tuple[int, Any]:
         return await self.post("report", {"lease": grant["lease"], "fence": grant["fence"], **more})
 
-    async def result(self, grant: Any, outcome: Outcome, follow: Any = None) -> tuple[int, Any]:
-        message = {"lease": grant["lease"], "fence": grant["fence"], "outcome": outcome.to_json()}
+    async def result(self, grant: Any, outcome: Outcome, follow: Any = None, **more: Any) -> tuple[int, Any]:
+        message = {"lease": grant["lease"], "fence": grant["fence"], "outcome": outcome.to_json(), **more}
         return await self.post("result", message | ({"next": follow} if follow else {}))
 
 

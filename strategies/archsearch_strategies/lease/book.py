@@ -208,6 +208,8 @@ class LeaseBook:
         if not row.finished and not self._was_returned(row, request.outcome):
             if row not in self._live:
                 self._reclaim(row)
+            if row.number is not None and request.points:
+                self._journal.write(r.Reported(number=row.number, points=list(request.points)))
             self._conclude(row, request.outcome)
         await self._journal.settled()
         return True

@@ -13,7 +13,9 @@ import pytest
 from archsearch.protocol import BODY_LIMIT_BYTES, Outcome, TrialState
 from archsearch.store import open_store
 from archsearch_strategies.driver import Driver, Summary
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.launch.base import LaunchContext
+from archsearch_strategies.ledger import read_ledger
 from tests.support import fake_worker as fake
 
 GOOD = Outcome(state=TrialState.SUCCEEDED, metrics={"accuracy": 0.5})
@@ -101,6 +103,19 @@ async def test_a_result_is_taken_once_and_acknowledged_twice(tmp_path: Path) -> 
         assert first == second == (200, {"accepted": True})
         assert here.driver.table.rows[1].metrics == {"accuracy": 0.5}
         assert (await here.client.report(grant))[1]["action"] == "stop"
+
+
+async def test_the_points_of_a_result_are_recorded_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        grant = (await here.client.lease(20.0))["grant"]
+        first, second = ({"step": step, "metrics": {"accuracy": step / 4}} for step in (1, 2))
+        await here.client.report(grant, points=[first])
+        for _ in range(2):  # the first reply may be lost
+            await here.client.result(grant, GOOD, points=[second])
+        assert [point.to_json() for point in here.driver.table.rows[1].points] == [first, second]
+    table = TrialTable(here.driver.spec.objectives)
+    table.replay(read_ledger(here.driver.store))
+    assert [point.step for point in table.rows[1].points] == [1, 2]
 
 
 async def test_a_result_brings_the_next_lease(tmp_path: Path) -> None:
