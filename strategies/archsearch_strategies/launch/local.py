@@ -16,6 +16,7 @@ from archsearch.protocol import FailureClass
 from archsearch.spec import names
 from archsearch.spec.experiment import ExperimentSpec, Isolation
 from archsearch.store import Credentials
+from archsearch.worker.limits import Cgroup
 from archsearch_strategies.launch.base import LaunchContext, WorkerLost
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -202,6 +203,8 @@ class LocalLauncher:
             names.ENV_WORK_DIR: str(folder / "work"),
             names.ENV_WORKER_NAME: name,
             names.ENV_JOB_NAME: name,
+            # Two workers that each took all cores would wait for each other's threads at every operation.
+            names.ENV_CPUS: str(max(1, Cgroup().cpus() // self._place.spec.parallel_trials)),
         }
         if self._code_dir is not None:
             environment[names.ENV_CODE_DIR] = str(self._code_dir)

@@ -92,6 +92,23 @@ async def test_how_a_worker_ended_is_told(
     assert "last words" in lost[0].message
 
 
+@pytest.mark.parametrize(("parallel", "share"), [(1, 6), (2, 3), (4, 1), (12, 1)])
+async def test_the_cores_are_shared_out(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch, parallel: int, share: int
+) -> None:
+    monkeypatch.setattr(local.Cgroup, "cpus", lambda self: 6)
+    (tmp_path / "does").write_text("exit 0\n")
+    launcher = LocalLauncher(log_dir=tmp_path / "logs")
+    shared = context([])
+    shared.spec = fake.experiment(parallelTrials=parallel).spec
+    await launcher.start(shared)
+    launcher.ensure(1)
+    await until_gone(launcher)
+    environment = next((tmp_path / "memory").glob("*/env")).read_text()
+    await launcher.stop()
+    assert f"{names.ENV_CPUS}={share}\n" in environment
+
+
 async def test_stop_insists(tmp_path: Path, program: Path) -> None:
     (tmp_path / "does").write_text(
         "trap '' TERM; : > \"$ARCHSEARCH_WORK_DIR/../../up\"; while :; do sleep 0.05; done\n"

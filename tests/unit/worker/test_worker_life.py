@@ -161,8 +161,9 @@ def test_a_worker_whose_parent_was_killed_waits_for_no_checkpoint(worker: Worker
 
 def test_plain_trial_code_runs_by_the_default_runner(worker: Worker) -> None:
     worker.driver.report_seconds = 600.0  # the result carries all
-    worker.launch(runner="archsearch.evaluate.kinds:run_kind")
+    worker.launch(runner="archsearch.evaluate.kinds:run_kind", **{names.ENV_CPUS: "1"})
     message = worker.driver.run(worker.trial("", params={}, architecture={}))
     assert message.outcome.state is TrialState.SUCCEEDED, message.outcome.message
     assert message.outcome.metrics == {"accuracy": 0.5}
+    assert message.outcome.resources.threads == 1
     assert [point.metrics for point in message.points] == [{"accuracy": 0.25}]

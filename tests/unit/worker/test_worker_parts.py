@@ -55,6 +55,8 @@ def test_limits_of_both_cgroup_versions(
 ) -> None:
     group = cgroup(tmp_path, membership, files)
     assert group.cpus() == cpus
+    assert group.cpus(share=1000) == cpus
+    assert group.cpus(share=1) == 1
     assert group.oom_kills() == kills
 
 

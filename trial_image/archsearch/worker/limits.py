@@ -17,11 +17,12 @@ class Cgroup:
     root: Path = _ROOT
     proc: Path = Path("/proc/self/cgroup")
 
-    def cpus(self) -> int:
-        """Whole CPUs that the CPU limit and the affinity leave, at least 1."""
+    def cpus(self, share: int = 0) -> int:
+        """Whole CPUs that the CPU limit and the affinity leave, at least 1; no more than `share` where one is given."""
         usable = float(len(os.sched_getaffinity(0)))
         quota = self._quota()
-        return max(1, int(min(usable, quota) if quota else usable))
+        whole = max(1, int(min(usable, quota) if quota else usable))
+        return min(whole, share) if share else whole
 
     def oom_kills(self) -> int:
         """Processes of this group that were killed for memory so far; 0 where the kernel does not tell."""

@@ -62,6 +62,7 @@ class WorkerSettings:
     grace_seconds: float = GRACE_SECONDS
     runner: str = DEFAULT_RUNNER
     die_with_parent: bool = False
+    cpus: int = 0  # this worker's share of the machine; 0: all that it may use
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSettings:
@@ -99,6 +100,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         grace_seconds=flags.grace_seconds,
         runner=flags.runner,
         die_with_parent=flags.die_with_parent,
+        cpus=_count(environment, names.ENV_CPUS),
     )
 
 
@@ -141,6 +143,13 @@ def child_environment(environment: Mapping[str, str], code_dir: str) -> dict[str
     if code_dir:
         clean[names.ENV_CODE_DIR] = code_dir
     return clean
+
+
+def _count(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name) or "0"
+    if not text.isdecimal():
+        raise UserError(f"the environment variable {name} is {text!r}: it must be a whole number, or not set")
+    return int(text)
 
 
 def _needed(environment: Mapping[str, str], name: str, what: str) -> str:

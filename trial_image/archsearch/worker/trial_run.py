@@ -65,7 +65,7 @@ class TrialRun:
         self.points: deque[MetricPoint] = deque(maxlen=POINTS_KEPT)
         self._around = around
         self._directory = directory
-        self._threads = self.assignment.threads or around.cgroup.cpus()
+        self._threads = self.assignment.threads or around.cgroup.cpus(around.settings.cpus)
         self._storage = TrialStorage(self.assignment, grant.fence, around.stores, around.metrics)
         self._changed = asyncio.Event()
         self._order: Literal["", "stop", "release"] = ""
