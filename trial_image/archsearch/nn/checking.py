@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,16 +30,17 @@ class CandidateError(UserError):
     """A network does not run with one of its candidates. The text names choice, candidate, place and shapes."""
 
 
-def check(model: nn.Module, input_shape: Sequence[int], *, max_runs: int = MAX_RUNS) -> None:
+def check(model: nn.Module, input_shape: Sequence[int], *, same_output: bool = True, max_runs: int = MAX_RUNS) -> None:
     """Try every candidate of every choice alone, all others at their first.
 
     A candidate that gives the shape that the first one gives is good. Others, and chosen values and depths, are tried
-    in the whole network: what counts is that it runs and that its output keeps its shape. Inputs are zeros, a batch of
+    in the whole network: what counts is that it runs, and that its output keeps its shape. Inputs are zeros, a batch of
     2, floating point or, where the network takes no such, integers. Weights are not touched, and no memory is needed
     where the network runs on the meta device.
 
     Args:
         input_shape: of one input, without the batch.
+        same_output: the output keeps its shape whatever is chosen; False: it is enough that the network runs.
         max_runs: whole networks that are tried at most; further ones are left to their trials.
 
     Raises:
@@ -50,7 +51,7 @@ def check(model: nn.Module, input_shape: Sequence[int], *, max_runs: int = MAX_R
     if not space.choices:
         return
     with _quiet():
-        _Check(model, space, tuple(input_shape), max_runs).run()
+        _Check(model, space, tuple(input_shape), max_runs, same_output).run()
 
 
 @dataclass
@@ -68,6 +69,7 @@ class _Check:
     space: SearchSpace
     input_shape: tuple[int, ...]
     runs_left: int
+    same_output: bool
     device: str = "meta"
     kind: torch.dtype = torch.float32
     whole: nn.Module = field(default_factory=nn.Module)
@@ -155,8 +157,8 @@ class _Check:
         self.runs_left -= 1
         ran = self._ran(chosen)
         if ran.error is not None and self.device == "meta":  # perhaps only the meta device cannot
-            ran = _Check(self.model, self.space, self.input_shape, 0, "cpu", self.kind, self.model)._ran(chosen)
-        if ran.error is None and ran.output == expected:
+            ran = replace(self, device="cpu", whole=self.model)._ran(chosen)
+        if ran.error is None and (ran.output == expected or not self.same_output):
             return
         what = f"{choice.where}, {'candidate' if local is not None else 'value'} {option!r}: "
         if ran.error is None:

@@ -72,6 +72,11 @@ def call_name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
+def names_of(graph: fx.Graph) -> list[str]:
+    """Short names of all calls in a forward, in order."""
+    return [call_name(node) for node in graph.nodes if node.op in ("call_function", "call_method")]
+
+
 def _is_call_of(node: fx.Node, function: Callable[..., Any] | str) -> bool:
     if node.op not in ("call_function", "call_method"):
         return False

@@ -121,9 +121,10 @@ class Operation(ABC):
     def _at_calls(self, tree: Tree, owners: Sequence[Place]) -> None:
         assert self.call is not None  # noqa: S101 - apply asks
         function = _function(self.call)
-        changed = False
+        changed, seen = False, dict[str, None]()
         for place in reversed(owners):  # children first: a parent that is traced later keeps what was made of them
             graph_module, nodes = calls.matching_calls(place.module, place.path, function)
+            seen |= dict.fromkeys(calls.names_of(graph_module.graph))
             for node in nodes:
                 path = f"{place.path}.{node.name}" if place.path else node.name
                 made = self.at_call(graph_module, node, path)
@@ -137,8 +138,9 @@ class Operation(ABC):
         if not changed:
             paths = ", ".join(repr(place.path) for place in owners[:5])
             raise MutationError(
-                f"no forward of {paths}{' and others' if len(owners) > 5 else ''} calls it; give the function's name "
-                "as the code has it (relu, add, iadd for +=), and the path of the module whose forward has the call"
+                f"no forward of {paths}{' and others' if len(owners) > 5 else ''} calls it: they call "
+                f"{', '.join(seen) or 'modules only'}; name one of these (add also stands for +=), or match the module "
+                "whose forward has the call"
             )
 
     @abstractmethod
