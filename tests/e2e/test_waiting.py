@@ -122,3 +122,11 @@ def test_bad_manifest_is_refused_in_words(
     )
     jobs = get("jobs", namespace, "-l", f"{names.LABEL_EXPERIMENT}={name}")["items"]
     assert all((job["status"].get("failed") or 0) == 0 for job in jobs), "a refusal is no crash"
+
+
+def test_operator_never_logs_a_traceback(experiment: Maker, installation: Installation) -> None:
+    search = experiment("unknown-strategy").apply(spec(strategy={"name": "no-such-strategy"}))
+    search.until_condition("Accepted", "False", seconds=120)
+    told = kubectl("-n", installation.namespace, "logs", installation.operator_pod())
+    assert told
+    assert "Traceback" not in told
