@@ -33,6 +33,7 @@ class Evaluator(ABC):
     """
 
     Config: ClassVar[type[EvaluatorConfig]] = EvaluatorConfig
+    needs_network: ClassVar[bool] = True  # False: `evaluate` is called without a model, and nothing can be exported
 
     def __init__(self, config: EvaluatorConfig) -> None:
         self.config: Any = config

@@ -105,6 +105,11 @@ def run_export(context: TrialContext) -> kinds.KindResult:
     """
     assignment = context.assignment
     setup = kinds.set_up(assignment.evaluator, assignment.model_space)
+    if not getattr(setup.evaluator, "needs_network", True):
+        raise UserError(
+            f"the evaluator {assignment.evaluator.name!r} trains no network, so there are no weights to export; the best "
+            "architectures are in summary.json"
+        )
     kept = context.load_input()
     metrics: dict[str, float] = {}
     if kept is not None:

@@ -140,9 +140,13 @@ def train(context: TrialContext, setup: Setup) -> tuple[Network | None, dict[str
     """Seed, build and train the assignment's network: the same bits for the same seed, threads and device.
 
     Returns:
-        The trained network (None for plain trial code, which keeps its own) and its final metrics.
+        The trained network (None for plain trial code, which keeps its own, and for an evaluator that needs none) and
+        the final metrics.
     """
     assignment = context.assignment
+    if isinstance(setup.evaluator, Evaluator) and not setup.evaluator.needs_network:
+        model: Any = None
+        return None, check_final(assignment, setup.evaluator.evaluate(model, context))
     seed_everything(context.seed, context.device)
     if isinstance(setup.evaluator, UserEvaluator) and setup.evaluator.plain:
         setup.evaluator.call(None, context)

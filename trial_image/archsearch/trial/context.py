@@ -69,6 +69,7 @@ class TrialContext:
         threads: CPU threads that the trial may use.
         last_metrics: every metric reported so far, each with its newest value.
         final_metrics: what `archsearch.trial.report_final_result` was given, else None.
+        charged_seconds: an evaluator's own account of the trial's GPU seconds, in place of those measured; else None.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class TrialContext:
         self.threads = threads
         self.last_metrics: dict[str, float] = {}
         self.final_metrics: dict[str, float] | None = None
+        self.charged_seconds: float | None = None
         self._channel: Channel = channel or _Silent()
         self._resume = resume
         self._input = input_checkpoint

@@ -224,4 +224,6 @@ def _resources(context: TrialContext, before: float, wall: float) -> JsonObject:
             "peakGpuMemoryBytes": torch.cuda.max_memory_allocated(),
             "device": torch.cuda.get_device_name(),
         }
+    if context.charged_seconds is not None:
+        found["gpuSeconds"] = context.charged_seconds
     return found
