@@ -1,0 +1,171 @@
+"""The evaluator `tabular`: answers from a table of measured architectures instead of training. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from archsearch.errors import UserError
+from archsearch.evaluate.base import Evaluator, EvaluatorConfig
+from archsearch.evaluate.table import Cost, Table, open_table
+from archsearch.space.errors import listed, shown
+from archsearch.spec.base import JsonObject, MetricName, Model
+from archsearch.trial.context import Infeasible
+
+if TYPE_CHECKING:
+    from archsearch.trial.context import TrialContext
+
+SECONDS = "trainSeconds"  # the metric under which an answer's cost is reported
+FIDELITY = "fidelity"  # the parameter of a trial that names its fidelity
+RESUMED = "resumedFidelity"  # and of the one whose result it goes on from
+
+Column = Annotated[str, Field(min_length=1, max_length=253)]
+CostText = Annotated[str, Field(max_length=300)]
+
+
+def _cost(text: str) -> str:
+    if text:
+        Cost.parse(text)
+    return text
+
+
+class Fidelity(Model):
+    """A cheaper training of the same architectures."""
+
+    metric: Column = Field(description="Column that is reported under the name of the evaluator's own metric.")
+    cost: CostText = Field(default="", description="COLUMN or COLUMN*FACTOR: seconds.")
+
+    _check_cost = field_validator("cost")(_cost)
+
+
+class TabularConfig(EvaluatorConfig):
+    """Options of the evaluator `tabular`."""
+
+    table: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
+        description="An npz: ops (rows, choices), candidates (JSON, or see space), and columns of measurements."
+    )
+    metric: MetricName = Field(description="Column that is reported, under this name.")
+    also: Annotated[list[MetricName], Field(max_length=64)] = Field(
+        default_factory=list, description="Further columns to report."
+    )
+    cost: CostText = Field(
+        default="", description="COLUMN or COLUMN*FACTOR: the seconds that an answer is charged with."
+    )
+    space: Annotated[str, Field(max_length=63)] = Field(
+        default="", description="Zoo entry that the indices of a table without candidates belong to."
+    )
+    choices: Annotated[list[Column], Field(max_length=4096)] = Field(
+        default_factory=list, description="Names of the choices, column by column, where no space tells them."
+    )
+    seeds: Literal["mean", "draw"] = Field(
+        default="mean", description="A column with several seeds: their mean, or one drawn by the trial's seed."
+    )
+    fidelities: Annotated[dict[str, Fidelity], Field(max_length=64)] = Field(
+        default_factory=dict, description="By name what a trial with the parameter fidelity is answered from."
+    )
+    continued: bool = Field(
+        default=False,
+        description="Fidelities are points of one training: a trial that goes on from one is charged the difference.",
+    )
+
+    _check_cost = field_validator("cost")(_cost)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a table says of one trial."""
+
+    metrics: dict[str, float]
+    seconds: float  # charged; 0 where the configuration names no cost
+    row: int
+
+
+class Tabular(Evaluator):
+    """Looks an architecture up and reports its columns; what the table lacks is infeasible.
+
+    A trial with the parameter ``fidelity`` is answered from that fidelity's column, under the name of `metric`. The
+    cost is charged to the trial as GPU seconds, so that budgets hold in the table's own seconds.
+    """
+
+    Config: ClassVar[type[EvaluatorConfig]] = TabularConfig
+    needs_network: ClassVar[bool] = False
+    config: TabularConfig
+
+    def __init__(self, config: EvaluatorConfig, table: Table | None = None) -> None:
+        super().__init__(config)
+        self._table = table
+        self._costs: dict[str, Cost] = {}
+
+    @property
+    def table(self) -> Table:
+        """Opened when it is first asked for.
+
+        Raises:
+            UserError: it cannot be read, or lacks a column that the configuration names.
+        """
+        if self._table is None:
+            self._table = open_table(self.config.table, self.config.space, self.config.choices)
+        return self._table
+
+    @classmethod
+    def metrics(cls, config: Any) -> tuple[str, ...]:
+        return (config.metric, *config.also, *((SECONDS,) if config.cost else ()))
+
+    def answer(self, architecture: Mapping[str, Any], params: JsonObject | None = None, seed: int = 0) -> Answer:
+        """What the table says.
+
+        Args:
+            architecture: decisions by choice.
+            params: the trial's; `fidelity` and `resumedFidelity` name fidelities.
+            seed: the trial's, for ``seeds: draw``.
+
+        Raises:
+            Infeasible: the table has no such architecture, or lacks a value of it.
+            UserError: no such column, choice or fidelity.
+        """
+        row = self.table.row(architecture)
+        if row is None:
+            raise Infeasible(f"{self.table.path} has no row for the architecture {shown(dict(architecture))}")
+        column, cost = self._fidelity((params or {}).get(FIDELITY))
+        metrics = {self.config.metric: self._value(row, column, seed)}
+        metrics |= {name: self._value(row, name, seed) for name in self.config.also}
+        if not cost:
+            return Answer(metrics, 0.0, row)
+        seconds = self._seconds(row, cost, seed)
+        resumed = (params or {}).get(RESUMED)
+        if self.config.continued and resumed is not None and (earlier := self._fidelity(resumed)[1]):
+            seconds = max(0.0, seconds - self._seconds(row, earlier, seed))
+        return Answer(metrics | {SECONDS: seconds}, seconds, row)
+
+    def evaluate(self, model: Any, context: TrialContext) -> dict[str, float]:
+        """`answer` for the assignment; `model` is not used. Raises what `answer` raises."""
+        found = self.answer(context.assignment.architecture or {}, context.assignment.params, context.seed)
+        if self.config.cost:
+            context.charged_seconds = found.seconds
+        return found.metrics
+
+    def _fidelity(self, wanted: Any) -> tuple[str, str]:
+        """Column and cost."""
+        if wanted is None:
+            return self.config.metric, self.config.cost
+        found = self.config.fidelities.get(f"{wanted:g}" if isinstance(wanted, float) else str(wanted))
+        if found is None:
+            known = listed(sorted(self.config.fidelities)) or "none"
+            raise UserError(f"the table is asked for the fidelity {wanted!r}; evaluator.config.fidelities has {known}")
+        return found.metric, found.cost
+
+    def _value(self, row: int, column: str, seed: int) -> float:
+        value = self.table.value(row, column, self.config.seeds, seed)
+        if value is None:
+            raise Infeasible(f"{self.table.path} has no {column!r} of the architecture in row {row}")
+        return value
+
+    def _seconds(self, row: int, text: str, seed: int) -> float:
+        cost = self._costs.get(text) or self._costs.setdefault(text, Cost.parse(text))
+        seconds = self.table.seconds(row, cost, self.config.seeds, seed)
+        if seconds is None:
+            raise Infeasible(f"{self.table.path} has no {cost.column!r} of the architecture in row {row}")
+        return seconds
