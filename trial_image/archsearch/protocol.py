@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from archsearch.spec.base import JsonObject, Model
-from archsearch.spec.experiment import EvaluatorSpec, Isolation, ModelSpace, Objective, Retention
+from archsearch.spec.experiment import Constraint, EvaluatorSpec, Isolation, ModelSpace, Objective, Retention
 
 PROTOCOL_VERSION = 1
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
@@ -98,11 +98,17 @@ class Assignment(Model):
     model_space: ModelSpace
     evaluator: EvaluatorSpec
     objectives: list[Objective]
+    constraints: list[Constraint] = Field(
+        default_factory=list,
+        description="Bounds on what a network costs; the trial of one outside ends infeasible, untrained.",
+    )
     architecture: JsonObject | None = None
     space_digest: str | None = Field(default=None, description="Digest that the worker's own description must have.")
     seed: int = 0
     params: JsonObject = Field(
-        default_factory=dict, description="Arguments of the kind: for export {checkpoint: KEY}; for later kinds theirs."
+        default_factory=dict,
+        description="Arguments of the kind: export {checkpoint: KEY, formats: [onnx], config: {...}}, retrain "
+        "{config: {...}}, profile {metrics: [...]}; for later kinds theirs.",
     )
     storage: StorageRef
     retention: Retention = Field(default_factory=Retention)

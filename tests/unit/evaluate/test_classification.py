@@ -14,7 +14,7 @@ from torch import nn
 from archsearch.errors import BadMetric, UserError
 from archsearch.evaluate.classification import Classification, ClassificationConfig
 from archsearch.evaluate.determinism import random_state, restore_random_state, seed_everything
-from archsearch.evaluate.training import learning_rate
+from archsearch.evaluate.optimization import learning_rate
 from archsearch.spec.problems import SpecError
 from archsearch.trial.context import TrialContext, TrialReleased, TrialStopped
 
@@ -45,7 +45,7 @@ def test_it_learns_digits_and_reports_each_epoch(make_context: MakeContext, line
     channel = line()
     metrics, _ = train(make_context(channel=channel), epochs=6, trainSize=None)
     assert metrics["accuracy"] > 0.9
-    assert set(metrics) == set(Classification.metrics(ClassificationConfig()))
+    assert set(metrics) == set(Classification.reported(ClassificationConfig()))
     points = channel.points()
     assert [point["step"] for point in points] == [0, 1, 2, 3, 4, 5]
     assert points[-1]["metrics"] == metrics
@@ -97,7 +97,7 @@ def test_a_stopped_trial_ends_with_what_it_has(make_context: MakeContext, line: 
     with pytest.raises(TrialStopped):
         train(context)
     assert [point["step"] for point in channel.points()] == [0]
-    assert set(context.last_metrics) == {"accuracy", "loss", "trainLoss"}
+    assert set(context.last_metrics) == {"accuracy", "top5", "loss", "trainLoss"}
 
 
 def test_divergence_fails_early_as_a_bad_metric(make_context: MakeContext, line: Any) -> None:
@@ -157,11 +157,11 @@ def test_the_cosine_starts_at_the_rate_and_falls_to_nearly_nothing() -> None:
 @pytest.mark.parametrize(
     ("raw", "path", "words"),
     [
-        ({"epoch": 2}, "spec.evaluator.config.epoch", "known here: batchSize"),
+        ({"epoch": 2}, "spec.evaluator.config.epoch", "known here: auxiliary, auxiliaryWeight, batchSize"),
         ({"epochs": 0}, "spec.evaluator.config.epochs", "greater than or equal to 1"),
         ({"learningRate": "fast"}, "spec.evaluator.config.learningRate", "valid number"),
-        ({"optimizer": "lion"}, "spec.evaluator.config.optimizer", "'sgd', 'adam' or 'adamw'"),
-        ({"dataset": "imagenet"}, "spec.evaluator.config.dataset", "known here: cifar10"),
+        ({"optimizer": "lion"}, "spec.evaluator.config.optimizer", "'sgd', 'adam', 'adamw' or 'rmsprop'"),
+        ({"dataset": "imagenet"}, "spec.evaluator.config.dataset", "known here: breast-cancer, cifar10"),
         ({"dataset": "cifar10"}, "spec.evaluator.config", "needs dataPath"),
         ({"validation": "test"}, "spec.evaluator.config", "use validation holdout"),
         ({"learningRate": math.nan}, "spec.evaluator.config.learningRate", "finite"),

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from archsearch.errors import UserError
-from archsearch.evaluate.classification import ClassificationConfig
+from archsearch.evaluate.classification import Classification, ClassificationConfig
 from archsearch.evaluate.data import Scaling, data_set, names, splits
 from archsearch.evaluate.data.idx import read_idx
-from archsearch.evaluate.data.splits import scale, split
+from archsearch.evaluate.data.splits import Split, scale, split
 from archsearch.trial.context import TrialContext
 
 GZIP = gzip.open
@@ -42,6 +42,10 @@ def folder(tmp_path: Path) -> Path:
 
 def config(**options: Any) -> ClassificationConfig:
     return ClassificationConfig.model_validate(options)
+
+
+def load(options: ClassificationConfig) -> Split:
+    return Classification(options).split()
 
 
 def test_digits_are_scikit_learns_own_and_need_no_import_of_it() -> None:
@@ -85,36 +89,36 @@ def test_idx_folder_tells_shape_classes_and_its_own_scaling(folder: Path) -> Non
 
 
 def test_holdout_is_disjoint_and_the_same_for_equal_seeds(folder: Path) -> None:
-    found = split(config(dataset="idx", dataPath=str(folder), validationFraction=0.25))
+    found = load(config(dataset="idx", dataPath=str(folder), validationFraction=0.25))
     assert (len(found.train), len(found.validation)) == (90, 30)
     rows = {tuple(image.flatten().tolist()) for image in found.train.inputs}
     assert not any(tuple(image.flatten().tolist()) in rows for image in found.validation.inputs)
-    assert split(config(dataset="idx", dataPath=str(folder), validationFraction=0.25)) is found
-    smaller = split(
+    assert load(config(dataset="idx", dataPath=str(folder), validationFraction=0.25)) is found
+    smaller = load(
         config(dataset="idx", dataPath=str(folder), validationFraction=0.25, trainSize=40, validationSize=10)
     )
     assert torch.equal(smaller.validation.inputs, found.validation.inputs[:10])
     assert torch.equal(smaller.train.labels, found.train.labels[:40])
-    other = split(config(dataset="idx", dataPath=str(folder), validationFraction=0.25, splitSeed=1))
+    other = load(config(dataset="idx", dataPath=str(folder), validationFraction=0.25, splitSeed=1))
     assert not torch.equal(other.validation.labels, found.validation.labels)
 
 
 def test_the_test_set_validates_where_asked_for(folder: Path) -> None:
-    found = split(config(dataset="idx", dataPath=str(folder), validation="test"))
+    found = load(config(dataset="idx", dataPath=str(folder), validation="test"))
     assert (len(found.train), len(found.validation)) == (120, 30)
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
         (folder / name).unlink()
     split.cache_clear()
     with pytest.raises(UserError, match="no test set here: use validation holdout"):
-        split(config(dataset="idx", dataPath=str(folder), validation="test"))
+        load(config(dataset="idx", dataPath=str(folder), validation="test"))
 
 
 def test_a_large_set_is_scaled_batch_by_batch_to_the_same_values(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = config(dataset="idx", dataPath=str(folder), splitSeed=5)
-    at_once = split(options).train.inputs
+    at_once = load(options).train.inputs
     split.cache_clear()
     monkeypatch.setattr(splits, "SCALE_AT_ONCE", 0)
-    found = split(options)
+    found = load(options)
     split.cache_clear()
     assert found.train.inputs.dtype == torch.uint8
     assert torch.equal(found.prepare(found.train.inputs), at_once)
@@ -122,13 +126,13 @@ def test_a_large_set_is_scaled_batch_by_batch_to_the_same_values(folder: Path, m
 
 def test_label_outside_the_network_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="has label 2, but classes is 2: raise classes"):
-        split(config(dataset="idx", dataPath=str(folder), classes=2))
+        load(config(dataset="idx", dataPath=str(folder), classes=2))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trainSize": 4000}, "trainSize is 4000, but only 1438 images"),
+        ({"trainSize": 4000}, "trainSize is 4000, but only 1438 examples"),
         ({"validationSize": 4000}, "validationSize is 4000, but only 359"),
         ({"dataset": "fashion-mnist", "dataPath": "/nowhere"}, "dataset-fashion-mnist"),
         ({"dataset": "idx", "dataPath": "/nowhere"}, "looked for /nowhere/train-images-idx3-ubyte"),
@@ -137,7 +141,7 @@ def test_label_outside_the_network_is_refused(folder: Path) -> None:
 )
 def test_data_that_are_not_there_name_the_remedy(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        split(config(**options))
+        load(config(**options))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +205,7 @@ def test_torchvision_is_asked_for_files_on_disk_only(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(datasets=SimpleNamespace(CIFAR10=cifar)))
     source = data_set("cifar10", str(tmp_path))
-    with pytest.raises(UserError, match="put the files of torchvision's CIFAR10 there"):
+    with pytest.raises(UserError, match="put cifar-10-batches-bin or the files of torchvision's CIFAR10 there"):
         source.load()
     (tmp_path / "here").touch()
     arrays = source.load()

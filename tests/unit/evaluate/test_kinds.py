@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from archsearch.errors import BadMetric, UserError
+from archsearch.evaluate.base import PROFILE_METRICS
 from archsearch.evaluate.kinds import run_kind
 from archsearch.space import Rng, SearchSpace
 from archsearch.trial.context import Infeasible, TrialContext
@@ -96,7 +97,7 @@ def test_describe_gives_the_zoo_space_and_what_the_data_say(make_context: MakeCo
     assert space.size() == 15625
     assert payload["digest"] == space.digest
     assert (payload["inputShape"], payload["classes"]) == ([1, 8, 8], 10)
-    assert payload["metrics"] == ["accuracy", "loss", "trainLoss"]
+    assert payload["metrics"] == ["accuracy", "top5", "loss", "trainLoss", *PROFILE_METRICS]
 
 
 def test_describe_builds_a_users_class(make_context: MakeContext, space: str) -> None:

@@ -15,8 +15,7 @@ import torch
 import archsearch
 from archsearch.errors import StoreError, UserError
 from archsearch.evaluate import bundle
-from archsearch.evaluate.classification import ClassificationConfig
-from archsearch.evaluate.data.splits import split
+from archsearch.evaluate.classification import Classification, ClassificationConfig
 from archsearch.evaluate.kinds import run_kind
 from archsearch.store.checkpoint import read_checkpoint, verify_directory, write_manifest
 from archsearch.trial.context import TrialContext
@@ -98,7 +97,7 @@ def test_the_winner_comes_back_with_its_accuracy(make_context: MakeContext) -> N
     model = archsearch.load(folder)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not model.training
-    found = split(ClassificationConfig(dataset="digits", epochs=1, train_size=256))
+    found = Classification(ClassificationConfig(dataset="digits", epochs=1, train_size=256)).split()
     with torch.no_grad():
         output = model(found.validation.inputs)
     accuracy = float((output.argmax(1) == found.validation.labels).float().mean())

@@ -78,9 +78,33 @@ class Evaluator(ABC):
         """Number of outputs that the network needs; None where the evaluator does not know it."""
         return None
 
+    @classmethod
+    def arguments(cls, config: Any) -> dict[str, int]:
+        """Further arguments of a network's constructor that follow from the data, by name.
+
+        For token numbers `vocabulary`, how many there are; inputs of such a network are int64 numbers below it.
+        """
+        return {}
+
+    @classmethod
+    def wishes(cls, config: Any) -> JsonObject:
+        """Arguments that the configuration asks of every network whose constructor takes them, such as `drop_path`."""
+        return {}
+
     def scaling(self) -> Scaling | None:
         """How raw data become the network's inputs, for the exported model; None where inputs are taken as they are."""
         return None
+
+    def tokens(self) -> JsonObject | None:
+        """How text becomes token numbers, for the exported model; None where inputs are no tokens."""
+        return None
+
+    def output(self) -> JsonObject | None:
+        """What the outputs mean, for the exported model: ``{mean, std}`` of numbers, ``{classes}`` by name; or None."""
+        return None
+
+    def initialise(self, model: nn.Module) -> None:  # noqa: B027  # most have nothing to give
+        """Give a new network what it does not learn, such as word vectors. Not called for weights from a checkpoint."""
 
 
 def _problem(fault: Any, path: str, known: str) -> Problem:

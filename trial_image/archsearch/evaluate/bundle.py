@@ -21,6 +21,7 @@ FORMAT_VERSION = 1
 ARCHITECTURE = "architecture.json"
 WEIGHTS = "model.safetensors"
 PROGRAM = "model.pt2"
+ONNX = "model.onnx"
 MANIFEST = "manifest.json"
 CODE = "code"
 FOLDER = "best"

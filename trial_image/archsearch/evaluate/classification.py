@@ -1,78 +1,48 @@
-"""Image classification: train on a data set in memory, measure on held-out images. Imports no torch at its top."""
+"""Classification of images and of rows of a table, from data in memory. Imports no torch at its top."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from archsearch.evaluate.base import Evaluator, EvaluatorConfig
-from archsearch.evaluate.data import DataSet, Scaling, data_set, names
+from archsearch.errors import UserError
+from archsearch.evaluate.base import EvaluatorConfig
+from archsearch.evaluate.data import DataSet, Scaling, data_set, kind_of, names
+from archsearch.evaluate.options import Fraction, Name, TrainingConfig, TrainingEvaluator
 
 if TYPE_CHECKING:
-    from torch import nn
+    from archsearch.evaluate.data.splits import Split
+    from archsearch.evaluate.tasks import Task
 
-    from archsearch.trial.context import TrialContext
-
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Size = Annotated[int, Field(ge=1, le=100_000_000)]
+Pixels = Annotated[int, Field(ge=0, le=4096)]
 
 
-class OptimizerName(StrEnum):
-    SGD = "sgd"
-    ADAM = "adam"
-    ADAMW = "adamw"
-
-
-class Schedule(StrEnum):
-    COSINE = "cosine"
-    CONSTANT = "constant"
-
-
-class Validation(StrEnum):
-    """Holdout: a part of the training set, the same for every trial. Test: the data set's own test set."""
-
-    HOLDOUT = "holdout"
-    TEST = "test"
-
-
-class ClassificationConfig(EvaluatorConfig):
+class ClassificationConfig(TrainingConfig):
     """Options of the evaluator `classification`."""
 
-    dataset: Annotated[str, StringConstraints(max_length=63)] = Field(
-        default="digits", description="digits, fashion-mnist, mnist, idx (any IDX folder), cifar10 or cifar100."
-    )
-    data_path: Annotated[str, StringConstraints(max_length=1024)] = Field(
-        default="", description="Folder of the files; empty: where a package keeps them."
+    dataset: Name = Field(
+        default="digits",
+        description="digits, fashion-mnist, mnist, mnist-5k, idx (any IDX folder), cifar10, cifar100, image-folder, "
+        "breast-cancer, wine or table (a CSV or npz file).",
     )
     classes: Annotated[int, Field(ge=2, le=1_000_000)] | None = Field(
         default=None, description="Outputs of the network; absent: the data set's number of classes."
     )
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(default=10, description="Passes over the training images.")
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=64, description="Images of one step.")
-    optimizer: OptimizerName = Field(default=OptimizerName.SGD, description="sgd (Nesterov), adam or adamw.")
-    learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = Field(
-        default=0.05, description="Learning rate of the first step."
+    target_column: Annotated[str, Field(max_length=253)] = Field(
+        default="", description="Column of a CSV table that holds the class; empty: the last."
     )
-    momentum: Fraction = Field(
-        default=0.9, description="Momentum of sgd (Nesterov where above 0); the first beta of adam."
+    image_size: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=224, description="Side in pixels to which image-folder scales and cuts."
     )
-    weight_decay: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
-        default=5e-4, description="Weight decay."
+    label_smoothing: Fraction = Field(default=0.0, description="Part of each target shared out among all classes.")
+    random_crop: Pixels = Field(
+        default=0, description="Pad training images by so many pixels and cut out at a random place; 0: not."
     )
-    schedule: Schedule = Field(default=Schedule.COSINE, description="cosine (to 0, step by step) or constant.")
-    validation: Validation = Field(
-        default=Validation.HOLDOUT, description="holdout: part of the training set. test: the data set's own test set."
+    horizontal_flip: bool = Field(default=False, description="Mirror training images by chance.")
+    cutout: Pixels = Field(
+        default=0, description="Side in pixels of a square that is blanked in each training image; 0: none."
     )
-    validation_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
-        default=0.2, description="Part of the training set that holdout keeps for validation."
-    )
-    split_seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
-        default=0, description="Chooses the held-out images and the subsets; the same for all trials of an experiment."
-    )
-    train_size: Size | None = Field(default=None, description="Use only this many training images.")
-    validation_size: Size | None = Field(default=None, description="Use only this many validation images.")
 
     @field_validator("dataset")
     @classmethod
@@ -83,26 +53,32 @@ class ClassificationConfig(EvaluatorConfig):
 
     @model_validator(mode="after")
     def _placed(self) -> Self:
-        if self.validation is Validation.TEST and self.dataset == "digits":
-            raise ValueError("digits has no test set of its own: use validation holdout")
-        if self.dataset in {"idx", "mnist", "cifar10", "cifar100"} and not self.data_path:
-            raise ValueError(f"dataset {self.dataset} needs dataPath, the folder of its files: nothing is downloaded")
+        check_source(self, kind_of(self.dataset))
         return self
 
 
-class Classification(Evaluator):
-    """Cross-entropy training; reports `accuracy` and `loss` on the validation images and `trainLoss`, once an epoch.
+def check_source(config: Any, kind: type[DataSet]) -> None:
+    """Raise ValueError where a configuration asks a data set for what it has not."""
+    if config.validation == "test" and not kind.has_test:
+        raise ValueError(f"{kind.name} has no test set of its own: use validation holdout")
+    if kind.needs_path and not config.data_path:
+        raise ValueError(f"dataset {kind.name} needs dataPath, where its files are: nothing is downloaded")
+    if config.target_column and kind.name != "table":
+        raise ValueError(f"targetColumn is for dataset table, not for {kind.name}")
 
-    Deterministic under the trial's seed for a given number of threads and device. The checkpoint holds model,
-    optimizer, random states and the position in the data, so that a resumed trial ends with the same bits.
-    """
+
+class Classification(TrainingEvaluator):
+    """Cross-entropy training; reports `accuracy`, `loss` (validation), `trainLoss`, and `top5` above 5 classes."""
 
     Config: ClassVar[type[EvaluatorConfig]] = ClassificationConfig
     config: ClassificationConfig
 
     @classmethod
-    def metrics(cls, config: Any) -> tuple[str, ...]:
-        return ("accuracy", "loss", "trainLoss")
+    def reported(cls, config: Any) -> tuple[str, ...]:
+        # Asked where no data are: a number of classes that only files tell is taken to be above 5.
+        declared = config.classes if config.classes is not None else vars(kind_of(config.dataset)).get("classes")
+        top5 = ("top5",) if not isinstance(declared, int) or declared > 5 else ()
+        return ("accuracy", *top5, "loss", "trainLoss")
 
     @classmethod
     def input_shape(cls, config: Any) -> tuple[int, ...]:
@@ -112,16 +88,48 @@ class Classification(Evaluator):
     def classes(cls, config: Any) -> int:
         return config.classes if config.classes is not None else _data(config).classes
 
-    def scaling(self) -> Scaling:
+    def scaling(self) -> Scaling | None:
+        return self.split().scaling
+
+    def split(self) -> Split:
+        """Training and validation examples, loaded once a process. Imports torch.
+
+        Raises:
+            UserError: as `task`.
+        """
         from archsearch.evaluate.data.splits import split
 
-        return split(self.config).scaling
+        found, classes = split(_data(self.config), self.config), self.classes(self.config)
+        largest = max(int(part.labels.max()) for part in (found.train, found.validation))
+        if largest >= classes:
+            raise UserError(
+                f"the data set {self.config.dataset!r} has label {largest}, but classes is {classes}: raise classes"
+            )
+        return found
 
-    def evaluate(self, model: nn.Module, context: TrialContext) -> dict[str, float]:
-        from archsearch.evaluate.training import train_classifier
+    def task(self) -> Task:
+        from archsearch.evaluate.tasks import Augmentation, ClassTask
 
-        return train_classifier(model, self.config, context)
+        config, shape = self.config, _data(self.config).shape
+        augmentation = Augmentation(config.random_crop, config.horizontal_flip, config.cutout)
+        if augmentation and len(shape) != 3:
+            raise UserError(
+                f"randomCrop, horizontalFlip and cutout change images; inputs of {config.dataset!r} have the shape "
+                f"{shape}: leave them out"
+            )
+        return ClassTask(
+            self.split(),
+            self.classes(config),
+            label_smoothing=config.label_smoothing,
+            augmentation=augmentation,
+            axes="batch, channels, height, width" if len(shape) == 3 else "batch, features",
+        )
 
 
 def _data(config: ClassificationConfig) -> DataSet:
-    return data_set(config.dataset, config.data_path)
+    options: dict[str, str | int] = {}
+    if config.dataset == "table":
+        options["target"] = config.target_column
+    if config.dataset == "image-folder":
+        options["size"] = config.image_size
+    return data_set(config.dataset, config.data_path, **options)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -14,9 +15,10 @@ from safetensors import torch as safetensors
 from torch import nn
 
 from archsearch.errors import StoreError, UserError
-from archsearch.evaluate import bundle, kinds
+from archsearch.evaluate import bundle, kinds, programs
 from archsearch.evaluate.determinism import seed_everything
-from archsearch.evaluate.models import build_space, describe_space, fixed
+from archsearch.evaluate.measuring import Inputs
+from archsearch.evaluate.models import build_space, describe_space, fixed, with_arguments
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ModelSpace
 from archsearch.store import Credentials, open_store
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-5
+FORMATS = ("onnx",)
 
 
 def load(
@@ -97,13 +99,17 @@ def run_export(context: TrialContext) -> kinds.KindResult:
     """Write the trained network below ``context.artifacts``: what `load` reads, and a torch.export program.
 
     The weights come from the checkpoint that ``params.checkpoint`` names; where none was kept, the network is trained
-    again from the trial's own seed. The program is for others; when torch cannot trace the network the rest is exported
-    all the same, and the payload says why.
+    again from the trial's own seed. ``params.formats`` may ask for ``onnx``. What torch cannot trace is left out, the
+    rest is exported all the same, and the payload says why.
 
     Raises:
-        UserError: as for an evaluate trial; or the checkpoint is of another architecture.
+        UserError: as for an evaluate trial; the checkpoint is of another architecture; or an unknown format.
     """
-    assignment = context.assignment
+    assignment = kinds.laid_over(context.assignment)
+    formats = assignment.params.get("formats") or []
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise UserError(f"there is no export format {unknown[0]!r}; besides the usual files: {', '.join(FORMATS)}")
+    context.assignment = assignment
     setup = kinds.set_up(assignment.evaluator, assignment.model_space)
     if not getattr(setup.evaluator, "needs_network", True):
         raise UserError(
@@ -112,42 +118,65 @@ def run_export(context: TrialContext) -> kinds.KindResult:
         )
     kept = context.load_input()
     metrics: dict[str, float] = {}
+    interface = {"input": setup.input(), "output": setup.output()}
     if kept is not None:
+        tensors, state = kept
+        interface |= {name: state[name] for name in interface if state.get(name)}
+        if args := state.get("args"):  # a retrained network may have been built with more than the search's
+            assignment = assignment.model_copy(update={"model_space": with_arguments(assignment.model_space, args)})
         seed_everything(context.seed)
-        network: kinds.Network | None = kinds.network(assignment, setup)
-        inputs = kept[1].get("input") or setup.input()
+        network = kinds.network(assignment, setup)
+        _load(network, tensors, f"the checkpoint {assignment.params.get('checkpoint')}")
     else:
-        network, metrics = kinds.train(context, setup)
-        inputs = setup.input()
-    if network is None:
-        raise UserError(
-            f"{assignment.evaluator.python} is plain trial code, which hands over no weights: call "
-            "archsearch.trial.context.current().final_weights(model.state_dict()) in it to have them exported"
-        )
-    if kept is not None:
-        try:
-            network.model.load_state_dict(kept[0])
-        except RuntimeError as error:
-            raise UserError(
-                f"the checkpoint {assignment.params.get('checkpoint')} is not of this architecture: {error}"
-            ) from error
+        network, metrics = _trained(context, setup)
     model = network.model.to("cpu").eval()
-    payload = write_model(model, network, inputs, context.artifacts)
+    payload = write_model(model, network, interface["input"] or {}, context.artifacts, formats, interface["output"])
     payload["weights"] = "checkpoint" if kept is not None else "trained"
     return kinds.KindResult(metrics, payload)
 
 
-def write_model(model: nn.Module, network: kinds.Network, inputs: JsonObject, directory: Path) -> JsonObject:
+def _trained(context: TrialContext, setup: kinds.Setup) -> tuple[kinds.Network, dict[str, float]]:
+    network, metrics = kinds.train(context, setup)
+    if network is not None:
+        return network, metrics
+    if context.model is None:
+        raise UserError(
+            f"{context.assignment.evaluator.python} is plain trial code that has no model: call "
+            "archsearch.trial.get_and_apply_next_architecture(model) in it to have its weights exported"
+        )
+    network = kinds.network(context.assignment, setup)
+    _load(network, context.model.state_dict(), f"the model of {context.assignment.evaluator.python}")
+    return network, metrics
+
+
+def _load(network: kinds.Network, tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    try:
+        network.model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{what} is not of this architecture: {error}") from error
+
+
+def write_model(
+    model: nn.Module,
+    network: kinds.Network,
+    inputs: JsonObject,
+    directory: Path,
+    formats: Sequence[str] = (),
+    output: JsonObject | None = None,
+) -> JsonObject:
     """Write all files of a model, the manifest last.
 
     Args:
         model: On the CPU, in eval mode.
         network: What it was made from.
-        inputs: ``{shape, scaling}``; shape without the batch, null where it is not known.
+        inputs: ``{shape, scaling}``; shape without the batch, null where it is not known; of text also ``tokens``.
         directory: Made if need be.
+        formats: Some of `FORMATS`.
+        output: What the outputs mean, where something is to be said.
 
     Returns:
         ``{files, program, message}``: program is ``dynamic``, ``static`` (batches of one) or null; message says why.
+        Of ``onnx``, if asked for, the same as ``onnx`` and ``onnxMessage``.
     """
     directory.mkdir(parents=True, exist_ok=True)
     document: JsonObject = {
@@ -156,6 +185,7 @@ def write_model(model: nn.Module, network: kinds.Network, inputs: JsonObject, di
         "architecture": network.architecture.to_json(),
         "spaceDigest": network.space.digest,
         "input": inputs,
+        **({"output": output} if output else {}),
     }
     if network.model_space.python is not None:
         code = bundle.user_code(network.model_space.python.class_.partition(":")[0])
@@ -166,12 +196,19 @@ def write_model(model: nn.Module, network: kinds.Network, inputs: JsonObject, di
             path.write_bytes(data)
     (directory / bundle.ARCHITECTURE).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     _save_weights(model, directory / bundle.WEIGHTS)
-    program, message = _save_program(model, inputs.get("shape"), directory / bundle.PROGRAM)
-    if message:
-        logger.warning("no %s, or not as wanted: %s", bundle.PROGRAM, message)
+    example = _example(inputs)
+    forms = {"program": (bundle.PROGRAM, programs.save_program)}
+    if "onnx" in formats:
+        forms["onnx"] = (bundle.ONNX, programs.save_onnx)
+    found: JsonObject = {}
+    for name, (file, save) in forms.items():
+        form, message = save(model, example, directory / file)
+        if message:
+            logger.warning("no %s, or not as wanted: %s", file, message)
+        found |= {name: form, "message" if name == "program" else f"{name}Message": message}
     write_manifest(directory)
     files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    return {"files": files, "program": program, "message": message}
+    return {"files": files, **found}
 
 
 def _portable(model_space: ModelSpace) -> JsonObject:
@@ -187,27 +224,6 @@ def _save_weights(model: nn.Module, path: Path) -> None:
     safetensors.save_file(weights, path)
 
 
-def _save_program(model: nn.Module, shape: Any, path: Path) -> tuple[str | None, str]:
-    if not shape:
-        return None, "the shape of one input is not known: give modelSpace.python.inputShape"
-    reasons: list[str] = []
-    for form, batch in (("dynamic", 2), ("static", 1)):
-        example = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
-        dynamic = ({0: torch.export.Dim("batch", min=1)},) if form == "dynamic" else None
-        try:
-            program = torch.export.export(model, (example,), dynamic_shapes=dynamic)
-            _same_outputs(model, program, example)
-            torch.export.save(program, path)
-        except Exception as error:  # torch.export raises what it likes; the rest of the export does not depend on it
-            path.unlink(missing_ok=True)
-            reasons.append(f"{form}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-            continue
-        return form, "; ".join(reasons)[:2000]
-    return None, "torch.export cannot trace the network: " + "; ".join(reasons)[:2000]
-
-
-def _same_outputs(model: nn.Module, program: torch.export.ExportedProgram, example: torch.Tensor) -> None:
-    with torch.no_grad():
-        expected, found = model(example), program.module()(example)
-    if not torch.allclose(expected, found, rtol=TOLERANCE, atol=TOLERANCE):
-        raise ValueError(f"the exported program's outputs differ by {float((expected - found).abs().max())}")
+def _example(inputs: JsonObject) -> Inputs | None:
+    shape = inputs.get("shape")
+    return Inputs(tuple(shape), len((inputs.get("tokens") or {}).get("vocabulary", ()))) if shape else None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from archsearch.errors import BadMetric, UserError
-from archsearch.evaluate.base import Evaluator
+from archsearch.evaluate.base import CONFIG_PATH, PROFILE_METRICS, Evaluator
 from archsearch.evaluate.determinism import seed_everything
-from archsearch.evaluate.models import build_space, describe_space, fixed
+from archsearch.evaluate.measuring import REPEATS, Inputs, device_name, parameters, profile_metrics
+from archsearch.evaluate.models import arguments, build_space, describe_space, fixed
 from archsearch.evaluate.user import UserEvaluator
-from archsearch.protocol import Assignment, TrialKind
+from archsearch.nn.checking import check
+from archsearch.protocol import Assignment, KeepWeights, TrialKind
 from archsearch.registry import find, registered
 from archsearch.spec.base import JsonObject
-from archsearch.trial.context import check_final, numbers
+from archsearch.trial.context import Infeasible, check_final, numbers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from archsearch.space import Architecture, SearchSpace
     from archsearch.spec.experiment import EvaluatorSpec, ModelSpace
     from archsearch.trial.context import TrialContext
+
+
+RETRAIN_PATH = "spec.retrain.config"
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,22 @@ class Setup:
     evaluator: Evaluator | UserEvaluator
     input_shape: tuple[int, ...] | None
     classes: int | None
+    arguments: dict[str, int] = field(default_factory=dict)
+    wishes: JsonObject = field(default_factory=dict)
+
+    def build(self, model_space: ModelSpace) -> tuple[nn.Module, ModelSpace]:
+        """The network with all its choices, arguments filled in from data and configuration."""
+        return build_space(
+            model_space,
+            input_shape=self.input_shape,
+            classes=self.classes,
+            arguments=self.arguments,
+            wishes=self.wishes,
+        )
+
+    def inputs(self) -> Inputs | None:
+        """What one input is; None where it is not known."""
+        return Inputs(self.input_shape, self.arguments.get("vocabulary", 0)) if self.input_shape is not None else None
 
     @property
     def metrics(self) -> tuple[str, ...] | None:
@@ -46,12 +69,18 @@ class Setup:
         return self.evaluator.metrics(self.evaluator.config) if isinstance(self.evaluator, Evaluator) else None
 
     def input(self) -> JsonObject:
-        """``{shape, scaling}`` of one input, as architecture.json tells it; null what is not known."""
-        scaling = self.evaluator.scaling() if isinstance(self.evaluator, Evaluator) else None
+        """``{shape, scaling}`` of one input, as architecture.json tells it; null what is not known. Of text `tokens`."""
+        named = self.evaluator if isinstance(self.evaluator, Evaluator) else None
+        scaling, tokens = (named.scaling(), named.tokens()) if named is not None else (None, None)
         return {
             "shape": list(self.input_shape) if self.input_shape is not None else None,
             "scaling": scaling.to_json() if scaling is not None else None,
+            **({"tokens": tokens} if tokens is not None else {}),
         }
+
+    def output(self) -> JsonObject | None:
+        """What the network's outputs mean, as architecture.json tells it; None where nothing is to be said."""
+        return self.evaluator.output() if isinstance(self.evaluator, Evaluator) else None
 
 
 @dataclass(frozen=True)
@@ -70,18 +99,27 @@ def run_kind(context: TrialContext) -> KindResult:
     describe:
         payload ``{space, digest, inputShape, classes, metrics}``: the space's document, what the evaluator says.
     evaluate:
-        the final metrics; the final weights go to ``context.final_weights``.
+        the final metrics, with those of `PROFILE_METRICS` that an objective or constraint names; the final weights go
+        to ``context.final_weights``.
+    retrain:
+        as evaluate, with ``params.config`` laid over the evaluator's; the final weights are always kept.
+    profile:
+        the metrics of `PROFILE_METRICS`, or those of them in ``params.metrics``; payload ``{device, threads, repeats,
+        inputShape}``: how latency was measured.
     export:
         files below ``context.artifacts`` (see `archsearch.evaluate.export`); payload says what was written.
 
     Raises:
         UserError: the space, the user's code, the data or the configuration cannot be used.
         BadMetric: a metric is missing, NaN or infinite.
+        Infeasible: a constraint on `PROFILE_METRICS` is not kept; nothing was trained.
         TrialStopped, TrialReleased: the trial was told to end (from the context's checkpoint points).
     """
     kinds: dict[TrialKind, Callable[[TrialContext], KindResult]] = {
         TrialKind.DESCRIBE: _describe,
         TrialKind.EVALUATE: _evaluate,
+        TrialKind.RETRAIN: _retrain,
+        TrialKind.PROFILE: _profile,
         TrialKind.EXPORT: _export,
     }
     run = kinds.get(context.assignment.kind)
@@ -102,8 +140,8 @@ def preload() -> None:
     registered("archsearch.evaluators")
 
 
-def set_up(spec: EvaluatorSpec, model_space: ModelSpace) -> Setup:
-    """The evaluator of a manifest, configured.
+def set_up(spec: EvaluatorSpec, model_space: ModelSpace, path: str = CONFIG_PATH) -> Setup:
+    """The evaluator of a manifest, configured; `path` is where its options stand, for messages.
 
     Raises:
         UserError: no such evaluator, function or option; or data that are not there.
@@ -116,8 +154,15 @@ def set_up(spec: EvaluatorSpec, model_space: ModelSpace) -> Setup:
     found = find("archsearch.evaluators", spec.name)
     if not (isinstance(found, type) and issubclass(found, Evaluator)):
         raise UserError(f"the evaluator {spec.name!r} is no subclass of archsearch.evaluate.Evaluator, it is {found!r}")
-    evaluator = found.configure(spec.config)
-    return Setup(evaluator, shape or found.input_shape(evaluator.config), found.classes(evaluator.config))
+    evaluator = found.configure(spec.config, path)
+    config = evaluator.config
+    return Setup(
+        evaluator,
+        shape or found.input_shape(config),
+        found.classes(config),
+        found.arguments(config),
+        found.wishes(config),
+    )
 
 
 def network(assignment: Assignment, setup: Setup) -> Network:
@@ -130,7 +175,7 @@ def network(assignment: Assignment, setup: Setup) -> Network:
         raise UserError(
             f"a trial of the kind {assignment.kind.value!r} needs an architecture, the assignment holds none"
         )
-    whole, model_space = build_space(assignment.model_space, input_shape=setup.input_shape, classes=setup.classes)
+    whole, model_space = setup.build(assignment.model_space)
     space = describe_space(whole)
     model, architecture = fixed(whole, space, assignment.architecture, assignment.space_digest)
     return Network(model, architecture, space, model_space)
@@ -149,23 +194,59 @@ def train(context: TrialContext, setup: Setup) -> tuple[Network | None, dict[str
         return None, check_final(assignment, setup.evaluator.evaluate(model, context))
     seed_everything(context.seed, context.device)
     if isinstance(setup.evaluator, UserEvaluator) and setup.evaluator.plain:
+        costs = _costs(context, setup, lambda: network(assignment, setup).model)
+        seed_everything(context.seed, context.device)
         setup.evaluator.call(None, context)
-        return None, _reported(context, setup.evaluator)
+        return None, _reported(context, setup.evaluator, costs)
     found = network(assignment, setup)
+    costs = _costs(context, setup, lambda: found.model)
     if isinstance(setup.evaluator, Evaluator):
-        return found, check_final(assignment, setup.evaluator.evaluate(found.model, context))
+        return found, check_final(assignment, {**costs, **setup.evaluator.evaluate(found.model, context)})
     result = setup.evaluator.call(found.model, context)
     if result is None:
-        return found, _reported(context, setup.evaluator)
-    return found, check_final(assignment, _named(result, assignment))
+        return found, _reported(context, setup.evaluator, costs)
+    return found, check_final(assignment, {**costs, **_named(result, assignment)})
+
+
+def _costs(context: TrialContext, setup: Setup, model: Callable[[], nn.Module]) -> dict[str, float]:
+    """What objectives and constraints name of `PROFILE_METRICS`; Infeasible where a constraint is not kept."""
+    assignment = context.assignment
+    asked = [*(each.metric for each in assignment.objectives), *(each.metric for each in assignment.constraints)]
+    named = set(asked) & set(PROFILE_METRICS)
+    if not named:
+        return {}
+    inputs = setup.inputs()
+    if inputs is not None:
+        found = _measure(context, sorted(named), model(), inputs)
+    else:  # user code may tell the others itself
+        found = {"params": float(parameters(model()))} if "params" in named else {}
+    for constraint in assignment.constraints:
+        value, (low, high) = found.get(constraint.metric), (constraint.min, constraint.max)
+        if value is None:
+            continue
+        if (low is not None and value < float(low)) or (high is not None and value > float(high)):
+            raise Infeasible(
+                f"{constraint.metric} is {value:g}, outside the constraint "
+                f"({'' if low is None else f'min {low}'}{'' if low is None or high is None else ', '}"
+                f"{'' if high is None else f'max {high}'}): not trained"
+            )
+    return found
+
+
+def _measure(context: TrialContext, names: Sequence[str], model: nn.Module, inputs: Inputs) -> dict[str, float]:
+    lock = context.cache / "latency.lock"
+    return profile_metrics(names, model.to(context.device), inputs, threads=context.threads, lock=lock)
 
 
 def _describe(context: TrialContext) -> KindResult:
     assignment = context.assignment
     setup = set_up(assignment.evaluator, assignment.model_space)
     seed_everything(context.seed)
-    model, _ = build_space(assignment.model_space, input_shape=setup.input_shape, classes=setup.classes)
+    model, _ = setup.build(assignment.model_space)
     space = describe_space(model)
+    if assignment.model_space.python is not None and setup.input_shape is not None:
+        # One faulty candidate would fail a share of all trials, each after its own start.
+        check(model, setup.input_shape, same_output=isinstance(setup.evaluator, Evaluator))
     return KindResult(
         payload={
             "space": space.to_json(),
@@ -178,11 +259,58 @@ def _describe(context: TrialContext) -> KindResult:
 
 
 def _evaluate(context: TrialContext) -> KindResult:
-    setup = set_up(context.assignment.evaluator, context.assignment.model_space)
+    return _train(context, set_up(context.assignment.evaluator, context.assignment.model_space))
+
+
+def _train(context: TrialContext, setup: Setup) -> KindResult:
     found, metrics = train(context, setup)
     if found is not None:
-        context.final_weights(found.model.state_dict(), {"input": setup.input()})
+        context.final_weights(
+            found.model.state_dict(),
+            {"input": setup.input(), "output": setup.output(), "args": arguments(found.model_space)},
+        )
     return KindResult(metrics)
+
+
+def _retrain(context: TrialContext) -> KindResult:
+    assignment = laid_over(context.assignment)
+    context.assignment = assignment.model_copy(update={"keep_weights": KeepWeights.ALWAYS})
+    return _train(context, set_up(assignment.evaluator, assignment.model_space, RETRAIN_PATH))
+
+
+def laid_over(assignment: Assignment) -> Assignment:
+    """The assignment with ``params.config`` laid over the evaluator's configuration, option by option."""
+    extra = assignment.params.get("config") or {}
+    if not isinstance(extra, dict):
+        raise UserError(f"{RETRAIN_PATH} must be a mapping of options, it is {extra!r:.80}")
+    evaluator = assignment.evaluator.model_copy(update={"config": {**assignment.evaluator.config, **extra}})
+    return assignment.model_copy(update={"evaluator": evaluator})
+
+
+def _profile(context: TrialContext) -> KindResult:
+    assignment = context.assignment
+    setup = set_up(assignment.evaluator, assignment.model_space)
+    seed_everything(context.seed, context.device)
+    inputs = setup.inputs()
+    if inputs is None:
+        raise UserError(
+            "the shape of one input is not known, so that nothing can be measured: give modelSpace.python.inputShape"
+        )
+    names = assignment.params.get("metrics") or list(PROFILE_METRICS)
+    unknown = sorted(set(names) - set(PROFILE_METRICS))
+    if unknown:
+        raise UserError(f"a profile has no metric {unknown[0]!r}; it has {', '.join(PROFILE_METRICS)}")
+    metrics = _measure(context, names, network(assignment, setup).model, inputs)
+    device = torch.device(context.device)
+    return KindResult(
+        metrics,
+        {
+            "device": device_name(device),
+            "threads": context.threads,
+            "repeats": REPEATS,
+            "inputShape": list(inputs.shape),
+        },
+    )
 
 
 def _export(context: TrialContext) -> KindResult:
@@ -191,13 +319,13 @@ def _export(context: TrialContext) -> KindResult:
     return run_export(context)
 
 
-def _reported(context: TrialContext, evaluator: UserEvaluator) -> dict[str, float]:
+def _reported(context: TrialContext, evaluator: UserEvaluator, costs: Mapping[str, float]) -> dict[str, float]:
     if context.final_metrics is None:
         form = "" if evaluator.plain else ", or return the metrics"
         raise BadMetric(
             f"{evaluator.target} ended without a result: call archsearch.trial.report_final_result(value) in it{form}"
         )
-    return check_final(context.assignment, context.final_metrics)
+    return check_final(context.assignment, {**costs, **context.final_metrics})
 
 
 def _named(result: Any, assignment: Assignment) -> dict[str, float]:

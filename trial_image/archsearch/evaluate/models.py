@@ -33,12 +33,13 @@ def build_space(
     input_shape: Sequence[int] | None = None,
     classes: int | None = None,
     arguments: Mapping[str, int] | None = None,
+    wishes: JsonObject | None = None,
 ) -> tuple[nn.Module, ModelSpace]:
     """The network with all its choices, and the modelSpace with every argument that was filled in.
 
     ``classes``, ``input_channels``, ``input_size`` and `arguments` are given from the data to a zoo entry that takes
-    them, and to a user's class that demands them, unless ``args`` names them. The random state must be seeded: weights
-    are drawn here.
+    them, and to a user's class that demands them, `wishes` to whatever takes them, unless ``args`` names them. The
+    random state must be seeded: weights are drawn here.
 
     Raises:
         UserError: no such space or class, arguments that it does not take, or a constructor that fails.
@@ -53,7 +54,11 @@ def build_space(
     if not (issubclass(found, nn.Module) if inspect.isclass(found) else inspect.isroutine(found)):
         raise UserError(f"{what} is {_kind(found)}; {_EXPECTED}")
     known = {**_from_data(input_shape, classes), **(arguments or {})}
-    args = {**_taken(found, known, required_only=model_space.zoo is None), **given}
+    args = {
+        **_taken(found, known, required_only=model_space.zoo is None),
+        **_taken(found, wishes or {}, required_only=False),
+        **given,
+    }
     try:
         inspect.signature(found).bind(**args)
     except TypeError as error:
@@ -71,7 +76,7 @@ def build_space(
         raise UserError(f"{what} gave {_kind(model)}; {_EXPECTED}")
     if model_space.mutate:
         model = _mutated(model, model_space.mutate)
-    return model, _with_args(model_space, args)
+    return model, with_arguments(model_space, args)
 
 
 def _mutated(model: nn.Module, mutations: Sequence[Mutation]) -> nn.Module:
@@ -125,7 +130,7 @@ def _from_data(input_shape: Sequence[int] | None, classes: int | None) -> dict[s
     return known
 
 
-def _taken(found: type[nn.Module], known: Mapping[str, int], *, required_only: bool) -> JsonObject:
+def _taken(found: type[nn.Module], known: Mapping[str, Any], *, required_only: bool) -> JsonObject:
     parameters = inspect.signature(found).parameters
     return {
         name: value
@@ -134,7 +139,15 @@ def _taken(found: type[nn.Module], known: Mapping[str, int], *, required_only: b
     }
 
 
-def _with_args(model_space: ModelSpace, args: JsonObject) -> ModelSpace:
+def arguments(model_space: ModelSpace) -> JsonObject:
+    """The constructor's arguments that a modelSpace names."""
+    if model_space.zoo is not None:
+        return dict(model_space.zoo.args)
+    return dict(model_space.python.args) if model_space.python is not None else {}
+
+
+def with_arguments(model_space: ModelSpace, args: JsonObject) -> ModelSpace:
+    """The modelSpace with these arguments in place of its own."""
     if model_space.zoo is not None:
         return model_space.model_copy(update={"zoo": model_space.zoo.model_copy(update={"args": args})})
     assert model_space.python is not None  # noqa: S101

@@ -150,7 +150,8 @@ class Table:
     def architecture(self, row: int) -> dict[str, Any]:
         """The decisions of a row."""
         return {
-            name: options[index] for name, options, index in zip(self._names, self.candidates, self.ops[row], strict=True)
+            name: options[index]
+            for name, options, index in zip(self._names, self.candidates, self.ops[row], strict=True)
         }
 
     def check(self, column: str) -> None:
@@ -312,7 +313,9 @@ def _checked_ops(ops: NDArray[Any], candidates: Sequence[Sequence[Any]], path: s
 
 def _checked_column(name: str, values: NDArray[Any], rows: int, path: str) -> Floats:
     if values.ndim not in (1, 2) or len(values) != rows:
-        raise UserError(f"{path}: the column {name!r} has the shape {values.shape}, expected ({rows},) or ({rows}, seeds)")
+        raise UserError(
+            f"{path}: the column {name!r} has the shape {values.shape}, expected ({rows},) or ({rows}, seeds)"
+        )
     return np.asarray(values, np.float64).reshape(rows, -1)
 
 

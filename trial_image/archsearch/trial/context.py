@@ -17,7 +17,7 @@ from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Goal
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     Tensors = Mapping[str, Tensor]
 
@@ -70,6 +70,8 @@ class TrialContext:
         last_metrics: every metric reported so far, each with its newest value.
         final_metrics: what `archsearch.trial.report_final_result` was given, else None.
         charged_seconds: an evaluator's own account of the trial's GPU seconds, in place of those measured; else None.
+        model: the network that `archsearch.trial.get_and_apply_next_architecture` made, else None; its weights are kept
+            at the end where `final_weights` was not called.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class TrialContext:
         self.last_metrics: dict[str, float] = {}
         self.final_metrics: dict[str, float] | None = None
         self.charged_seconds: float | None = None
+        self.model: nn.Module | None = None
         self._channel: Channel = channel or _Silent()
         self._resume = resume
         self._input = input_checkpoint
@@ -208,6 +211,8 @@ class TrialContext:
         Returns:
             The checkpoint's folder, or None where nothing is kept.
         """
+        if self._weights is None and self.model is not None:
+            self.final_weights(self.model.state_dict())
         if self._weights is None or not worth_keeping(self.assignment, metrics):
             return None
         from archsearch.store.checkpoint import write_checkpoint

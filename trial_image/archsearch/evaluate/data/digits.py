@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gzip
-from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
 from archsearch.errors import UserError
-from archsearch.evaluate.data.base import Arrays, DataSet, Scaling, missing
+from archsearch.evaluate.data.base import Arrays, DataSet, Scaling, missing, packaged_file
 
 _FILE = "digits.csv.gz"
 
@@ -18,6 +17,7 @@ class Digits(DataSet):
 
     name: ClassVar[str] = "digits"
     divisor: ClassVar[float] = 16.0
+    has_test: ClassVar[bool] = False
     shape = (1, 8, 8)
     classes = 10
 
@@ -45,12 +45,4 @@ class Digits(DataSet):
             if not file.is_file():
                 raise missing(self.name, file, "leave dataPath out to take the copy in scikit-learn")
             return file
-        package = find_spec("sklearn")
-        if package is None or not package.submodule_search_locations:
-            raise missing(
-                self.name, "the package scikit-learn", "pip install scikit-learn (the extra archsearch[trial] has it)"
-            )
-        file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / _FILE
-        if not file.is_file():
-            raise missing(self.name, file, "install scikit-learn 1.0 or later, which ships it")
-        return file
+        return packaged_file(self.name, "sklearn", "scikit-learn", f"datasets/data/{_FILE}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
-import os
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import IO, TYPE_CHECKING, ClassVar
 
 from archsearch.errors import UserError
 from archsearch.evaluate.data.base import Arrays, DataSet, Scaling, missing
-from archsearch.trial.context import current
+from archsearch.evaluate.data.cache import cached_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,28 +43,10 @@ def read_idx(file: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def read_unpacked(file: Path, dimensions: int) -> NDArray[np.uint8]:
-    """As `read_idx`, but a gzipped file is unpacked once a worker: later trials map the copy in the worker's cache."""
-    import numpy as np
-
-    trial = current()
-    if file.suffix != ".gz" or trial is None:
+    """As `read_idx`, but a gzipped file is unpacked once a worker."""
+    if file.suffix != ".gz":
         return read_idx(file, dimensions)
-    about = file.stat()
-    identity = hashlib.sha256(f"{file.resolve()}:{about.st_size}:{about.st_mtime_ns}".encode()).hexdigest()
-    copy = trial.cache / f"idx-{identity[:32]}.npy"
-    try:
-        found: NDArray[np.uint8] = np.load(copy, mmap_mode="r", allow_pickle=False)
-        return found
-    except (OSError, ValueError, EOFError):
-        array = read_idx(file, dimensions)
-    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            np.save(stream, array, allow_pickle=False)
-        temporary.replace(copy)
-    except OSError:  # a full disk costs time, not the trial
-        temporary.unlink(missing_ok=True)
-    return array
+    return cached_array(file, f"idx-{dimensions}", lambda: read_idx(file, dimensions))
 
 
 def _open(file: Path) -> IO[bytes]:
@@ -90,6 +70,7 @@ class IdxFolder(DataSet):
     """Any folder with the four files under their customary names; the t10k pair may be absent."""
 
     name: ClassVar[str] = "idx"
+    needs_path: ClassVar[bool] = True
     default: ClassVar[Path | None] = None
     remedy: ClassVar[str] = "give the folder of the IDX files as dataPath"
 
@@ -156,6 +137,7 @@ class FashionMNIST(IdxFolder):
     """Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 images of 28×28, 10 classes, as Debian's package has it."""
 
     name: ClassVar[str] = "fashion-mnist"
+    needs_path: ClassVar[bool] = False
     default: ClassVar[Path | None] = Path("/usr/share/datasets/fashion-mnist")
     remedy: ClassVar[str] = (
         "install Debian's package dataset-fashion-mnist, or give the folder of the IDX files as dataPath"
@@ -163,3 +145,13 @@ class FashionMNIST(IdxFolder):
 
     def scaling(self, arrays: Arrays) -> Scaling:
         return Scaling(self.divisor, (0.286041,), (0.353024,))
+
+
+class MNIST(IdxFolder):
+    """MNIST (LeCun 1998) from its IDX files; torchvision's folder is taken too."""
+
+    name: ClassVar[str] = "mnist"
+    remedy: ClassVar[str] = "give the folder of MNIST's four IDX files (or torchvision's MNIST folder) as dataPath"
+
+    def scaling(self, arrays: Arrays) -> Scaling:
+        return Scaling(self.divisor, (0.1307,), (0.3081,))
