@@ -11,26 +11,40 @@ from typing import Any, cast
 
 import torch
 
+from archsearch.nn.cell import AfterCell, Cell, ChosenCell
+from archsearch.nn.checking import CandidateError, check
 from archsearch.nn.describe import describe
 from archsearch.nn.fix import fix
 from archsearch.nn.mutables import ChosenInputs, InputChoice, LayerChoice, Mutable, Repeat, StandaloneWarning
+from archsearch.nn.mutating import Insert, MutationError, Remove, Repeated, Replace, mutate
 from archsearch.nn.values import ChosenValue, Expression, ValueChoice, ValueModule, maximum, minimum, wrap
 
 __all__ = [
+    "AfterCell",
+    "CandidateError",
+    "Cell",
+    "ChosenCell",
     "ChosenInputs",
     "ChosenValue",
     "Expression",
     "InputChoice",
+    "Insert",
     "LayerChoice",
     "Mutable",
+    "MutationError",
+    "Remove",
     "Repeat",
+    "Repeated",
+    "Replace",
     "StandaloneWarning",
     "ValueChoice",
     "ValueModule",
+    "check",
     "describe",
     "fix",
     "maximum",
     "minimum",
+    "mutate",
     "wrap",
 ]
 

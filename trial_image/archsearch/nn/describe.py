@@ -10,7 +10,7 @@ from torch import nn
 from archsearch.nn.fixing import Fixing
 from archsearch.nn.mutables import ALWAYS, Always, Mutable
 from archsearch.nn.values import Value, ValueChoice
-from archsearch.space import Choice, SearchSpace, SpaceError, Term
+from archsearch.space import Choice, Scalar, SearchSpace, SpaceError, Subset, Term
 
 
 def describe(model: nn.Module) -> SearchSpace:
@@ -148,8 +148,22 @@ class Collector:
         return ordered
 
     def _when(self, found: _Found) -> Always:
-        alternatives = dict.fromkeys(self._shortened(terms) for terms in found.when)
+        alternatives = dict.fromkeys(self._shortened(terms) for terms in self._joined(list(found.when)))
         return () if () in alternatives else tuple(alternatives)
+
+    def _joined(self, alternatives: list[tuple[Term, ...]]) -> list[tuple[Term, ...]]:
+        """Alternatives that differ in their last choice alone and together leave none of its decisions out: one."""
+        shared: dict[tuple[tuple[Term, ...], str], set[Scalar]] = {}
+        for terms in alternatives:
+            if terms:
+                shared.setdefault((terms[:-1], terms[-1].choice), set()).update(terms[-1].values)
+        for (head, name), values in shared.items():
+            choice = self._found[name].choice
+            free = isinstance(choice, Subset) and choice.choose is None
+            if values == set(choice.options) and not free:
+                rest = [t for t in alternatives if not t or (t[:-1], t[-1].choice) != (head, name)]
+                return self._joined([head, *rest])
+        return alternatives
 
     def _shortened(self, terms: tuple[Term, ...]) -> tuple[Term, ...]:
         """A term on a choice that stands in one place implies all before it: it would not be active otherwise."""

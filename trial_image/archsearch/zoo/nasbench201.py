@@ -5,13 +5,17 @@ The architecture is ``{edge_SOURCE_TARGET: operation}``: one decision an edge, s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
 from archsearch.nn import LayerChoice
+from archsearch.zoo.arguments import whole
+from archsearch.zoo.building import Published
 
 NODES = 4
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -103,14 +107,19 @@ class NASBench201(nn.Module):
         UserError: an argument that is no whole number from 1 on.
     """
 
+    name: ClassVar[str] = "nasbench201"
+    small: ClassVar[Mapping[str, Any]] = {"channels": 1, "cells": 1}
     space_canonicaliser = "nasbench201"
+    published: ClassVar[Mapping[str, Published]] = {
+        "ResNet": Published(
+            "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|skip_connect~2|",
+            "Dong and Yang 2020, the residual block of the benchmark's figures",
+        )
+    }
 
     def __init__(self, channels: int = 16, cells: int = 5, classes: int = 10, input_channels: int = 3) -> None:
         super().__init__()
-        given = {"channels": channels, "cells": cells, "classes": classes, "input_channels": input_channels}
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"nasbench201: {name} is a whole number from 1 on, not {value!r}")
+        whole(self.name, channels=channels, cells=cells, classes=classes, input_channels=input_channels)
         self.stem = nn.Sequential(
             nn.Conv2d(input_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
         )
@@ -127,3 +136,25 @@ class NASBench201(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.head(self.body(self.stem(images))))
         return logits
+
+    @classmethod
+    def decisions(cls, notation: Any, args: Mapping[str, Any]) -> dict[str, Any]:
+        """From ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`` to decisions.
+
+        Raises:
+            UserError: it is no such text.
+        """
+        nodes = notation.split("+") if isinstance(notation, str) else []
+        found: dict[str, Any] = {}
+        for target, node in enumerate(nodes, 1):
+            for source, edge in enumerate(node.strip().strip("|").split("|")):
+                match = re.fullmatch(r"(\w+)~(\d)", edge)
+                if match is None or int(match[2]) != source or source >= target or match[1] not in OPERATIONS:
+                    raise UserError(
+                        f"{cls.name}: {edge!r} in {notation!r} is no edge OPERATION~{source} "
+                        f"with one of {', '.join(OPERATIONS)}"
+                    )
+                found[f"edge_{source}_{target}"] = match[1]
+        if len(nodes) != NODES - 1 or len(found) != NODES * (NODES - 1) // 2:
+            raise UserError(f"{cls.name}: a notation is |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, not {notation!r}")
+        return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from archsearch.nn.mutating.candidates import MutationError
@@ -34,4 +35,12 @@ def mutate(model: nn.Module, operations: Sequence[Operation]) -> nn.Module:
             operation.apply(tree)
     result = tree.model
     call_children(result, tree.added)
+    _place(result, model)
     return result
+
+
+def _place(result: nn.Module, model: nn.Module) -> None:
+    """What was added goes where the network is, and has its type of numbers."""
+    kinds = {(parameter.device, parameter.dtype) for parameter in model.parameters()}
+    if len(kinds) == 1 and kinds != {(torch.empty(0).device, torch.get_default_dtype())}:
+        result.to(*kinds.pop())

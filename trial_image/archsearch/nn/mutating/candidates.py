@@ -35,6 +35,19 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+# Arguments that a class of torch keeps under another name.
+_ELSEWHERE: dict[type[nn.Module], dict[str, str]] = {
+    nn.MultiheadAttention: {"bias": "in_proj_bias", "add_bias_kv": "bias_k"},
+    nn.TransformerEncoderLayer: {
+        "d_model": "self_attn.embed_dim",
+        "nhead": "self_attn.num_heads",
+        "dim_feedforward": "linear1.out_features",
+        "dropout": "dropout.p",
+        "layer_norm_eps": "norm1.eps",
+        "batch_first": "self_attn.batch_first",
+        "bias": "linear1.bias",
+    },
+}
 _TUPLES = (nn.MultiheadAttention, nn.RNNBase)  # what they give is no tensor, so that no input can stand for it
 
 
@@ -96,8 +109,7 @@ class Site:
         if isinstance(candidate, str):
             return self._built(class_of(candidate, self.path), {}, what)
         if isinstance(candidate, Mapping) and "change" in candidate:
-            original = self._original(what)
-            return self._built(type(original), {**_arguments(original), **self._args(candidate["change"], what)}, what)
+            return self._changed(self._original(what), self._args(candidate["change"], what), what)
         if isinstance(candidate, Mapping) and "type" in candidate:
             kind = candidate["type"]
             kind = class_of(kind, self.path) if isinstance(kind, str) else kind
@@ -110,6 +122,16 @@ class Site:
             f"{self.path}: {what} is {candidate!r}; expected keep, identity, a module, its class or that class's name, "
             "{type, args}, {change}, a list of these, or a function of the replaced module"
         )
+
+    def _changed(self, original: nn.Module, changes: dict[str, Any], what: str) -> nn.Module:
+        args, unknown = _arguments(original)
+        missing = [name for name in unknown if name not in changes]
+        if missing:
+            raise MutationError(
+                f"{self.path}: {what}: {type(original).__name__} does not keep its argument {missing[0]!r} as an attribute; "
+                "give it in change too, or write {type, args}"
+            )
+        return self._built(type(original), {**args, **changes}, what)
 
     def _original(self, what: str) -> nn.Module:
         if self.module is None:
@@ -160,12 +182,10 @@ class Site:
         if name in self.values:
             return self.values[name]
         for attribute in (name, *_ALIASES.get(name, ())):
-            found: Any = self.module
-            for part in attribute.split("."):
-                found = getattr(found, part, _MISSING)
+            found = _attribute(self.module, attribute)
             if found is not _MISSING:
                 return self._plain(found, attribute, what)
-        known = [*self.values, *(_arguments(self.module) if self.module is not None else ())]
+        known = [*self.values, *(_arguments(self.module)[0] if self.module is not None else ())]
         close = difflib.get_close_matches(name, known, n=1)
         there = f"a {type(self.module).__name__}" if self.module is not None else "nothing"
         raise MutationError(
@@ -236,15 +256,36 @@ def class_of(name: str, path: str = "") -> Any:
     return found
 
 
-def _arguments(module: nn.Module) -> dict[str, Any]:
-    """The arguments that a module of torch was made with, as its attributes tell them."""
+def _arguments(module: nn.Module) -> tuple[dict[str, Any], list[str]]:
+    """The arguments that a module was made with, as its attributes tell them, and the names of those they do not."""
+    places = next((names for kind, names in _ELSEWHERE.items() if type(module) is kind), {})
     found: dict[str, Any] = {}
-    for name, parameter in inspect.signature(type(module)).parameters.items():
-        value = getattr(module, name, _MISSING)
-        if name in ("device", "dtype") or value is _MISSING or parameter.kind > parameter.KEYWORD_ONLY:
-            continue
-        found[name] = value is not None and value is not False if name == "bias" else value
-    return found
+    unknown: list[str] = []
+    for name in _parameters(type(module)):
+        value = _attribute(module, places.get(name, name))
+        if places.get(name, name).rpartition(".")[2].endswith("bias") or name == "add_bias_kv":
+            value = value is not _MISSING and value is not None and value is not False
+        if value is _MISSING or isinstance(value, nn.Module | torch.Tensor):
+            unknown.append(name)
+        else:
+            found[name] = value
+    return found, unknown
+
+
+def _parameters(kind: type[nn.Module]) -> list[str]:
+    """The names of a class's arguments; where it hands all of them to its base, of the base's."""
+    for each in kind.__mro__:
+        if "__init__" in vars(each):
+            parameters = list(inspect.signature(each.__init__).parameters.values())[1:]
+            if not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+                return [p.name for p in parameters if p.name not in ("device", "dtype", "mode")]
+    return []
+
+
+def _attribute(module: Any, path: str) -> Any:
+    for part in path.split("."):
+        module = getattr(module, part, _MISSING)
+    return module
 
 
 def _evaluated(node: ast.expr, names: Mapping[str, Any]) -> Any:
