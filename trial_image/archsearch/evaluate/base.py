@@ -103,9 +103,6 @@ class Evaluator(ABC):
         """What the outputs mean, for the exported model: ``{mean, std}`` of numbers, ``{classes}`` by name; or None."""
         return None
 
-    def initialise(self, model: nn.Module) -> None:  # noqa: B027  # most have nothing to give
-        """Give a new network what it does not learn, such as word vectors. Not called for weights from a checkpoint."""
-
 
 def _problem(fault: Any, path: str, known: str) -> Problem:
     where = ".".join([path, *(str(part) for part in fault["loc"])])

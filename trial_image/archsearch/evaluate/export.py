@@ -113,8 +113,8 @@ def run_export(context: TrialContext) -> kinds.KindResult:
     setup = kinds.set_up(assignment.evaluator, assignment.model_space)
     if not getattr(setup.evaluator, "needs_network", True):
         raise UserError(
-            f"the evaluator {assignment.evaluator.name!r} trains no network, so there are no weights to export; the best "
-            "architectures are in summary.json"
+            f"the evaluator {assignment.evaluator.name!r} trains no network, so there are no weights to export; the "
+            "best architectures are in summary.json"
         )
     kept = context.load_input()
     metrics: dict[str, float] = {}
@@ -130,7 +130,14 @@ def run_export(context: TrialContext) -> kinds.KindResult:
     else:
         network, metrics = _trained(context, setup)
     model = network.model.to("cpu").eval()
-    payload = write_model(model, network, interface["input"] or {}, context.artifacts, formats, interface["output"])
+    payload = write_model(
+        model,
+        network,
+        interface["input"] or {},
+        context.artifacts,
+        formats=formats,
+        output=interface["output"],
+    )
     payload["weights"] = "checkpoint" if kept is not None else "trained"
     return kinds.KindResult(metrics, payload)
 
@@ -161,6 +168,7 @@ def write_model(
     network: kinds.Network,
     inputs: JsonObject,
     directory: Path,
+    *,
     formats: Sequence[str] = (),
     output: JsonObject | None = None,
 ) -> JsonObject:

@@ -69,7 +69,7 @@ class Setup:
         return self.evaluator.metrics(self.evaluator.config) if isinstance(self.evaluator, Evaluator) else None
 
     def input(self) -> JsonObject:
-        """``{shape, scaling}`` of one input, as architecture.json tells it; null what is not known. Of text `tokens`."""
+        """``{shape, scaling}`` of one input, as architecture.json tells it; of text also `tokens`."""
         named = self.evaluator if isinstance(self.evaluator, Evaluator) else None
         scaling, tokens = (named.scaling(), named.tokens()) if named is not None else (None, None)
         return {
@@ -234,6 +234,8 @@ def _costs(context: TrialContext, setup: Setup, model: Callable[[], nn.Module]) 
 
 
 def _measure(context: TrialContext, names: Sequence[str], model: nn.Module, inputs: Inputs) -> dict[str, float]:
+    if not inputs.tokens and getattr(model, "input_dtype", None) is torch.int64:
+        inputs = Inputs(inputs.shape, tokens=2)  # any numbers will do, and those every vocabulary has
     lock = context.cache / "latency.lock"
     return profile_metrics(names, model.to(context.device), inputs, threads=context.threads, lock=lock)
 

@@ -160,7 +160,11 @@ class TrainingEvaluator(Evaluator):
             UserError: the data are missing, damaged or smaller than what is asked of them.
         """
 
+    def initialise(self, model: nn.Module) -> None:
+        """Give a new network what it does not start from scratch, such as word vectors."""
+
     def evaluate(self, model: nn.Module, context: TrialContext) -> dict[str, float]:
         from archsearch.evaluate.training import Trainer
 
-        return Trainer(model, self.config, self.task(), context).run(lambda: self.initialise(model))
+        self.initialise(model)
+        return Trainer(model, self.config, self.task(), context).run()

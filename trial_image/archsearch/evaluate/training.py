@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -62,11 +61,8 @@ class Trainer:
             )
         self.position = Position()
 
-    def run(self, initialise: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def run(self) -> dict[str, float]:
         """Train to the end, in place.
-
-        Args:
-            initialise: called before the first step of a training that begins anew.
 
         Returns:
             The metrics of the last epoch.
@@ -80,7 +76,6 @@ class Trainer:
             self.restore(*found)
         else:
             self._check_network()
-            initialise()
         while self.position.epoch < self.config.epochs:
             self._epoch()
         return self.position.metrics

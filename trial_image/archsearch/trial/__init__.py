@@ -28,7 +28,8 @@ _steps = 0
 def get_and_apply_next_architecture(model: nn.Module) -> None:
     """Turn `model`, which holds choices of `archsearch.nn`, into the network that this trial is to train, in place.
 
-    Of the best trial the weights that the model has in the end are kept and exported. To be called before the model's parameters are given to an optimizer.
+    Of the best trial the weights that the model has in the end are kept and exported. To be called before the model's
+    parameters are given to an optimizer.
 
     Raises:
         UserError: the architecture does not fit the model.
