@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-18 with the module names of torchvision's; narrow, and with a stem for small images (N, channels, H, W)."""
+    """ResNet-18 with the module names of torchvision's; narrow, with a stem for small images (N, channels, H, W)."""
 
     def __init__(
         self, classes: int = 10, input_channels: int = 1, width: int = 8, blocks: Sequence[int] = (2, 2, 2, 2)

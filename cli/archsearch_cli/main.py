@@ -117,15 +117,18 @@ def space(
         str | None,
         typer.Argument(metavar="[TARGET]", help="A manifest, a zoo name or module:Class; none: list the zoo."),
     ] = None,
-    args: Annotated[str, typer.Option(metavar="YAML", help="Arguments of the space, for example {channels: 8}.")] = "",
+    arg: Annotated[
+        list[str] | None,
+        typer.Option("--arg", metavar="NAME=VALUE", help="An argument of the space, for example channels=8."),
+    ] = None,
     nni: Annotated[bool, typer.Option("--nni", help="Write NNI's search-space JSON.")] = False,
     size: Annotated[bool, typer.Option("--size", help="Write the number of architectures only.")] = False,
     output: Output = Format.TABLE,
 ) -> int:
-    """Show a search space. Runs the model's own code."""
+    """Show a search space as a tree, JSON (-o json) or NNI's JSON. Runs the model's own code."""
     from archsearch_cli.space import show_space
 
-    return show_space(target, args, nni=nni, size=size, output=output)
+    return show_space(target, arg or (), nni=nni, size=size, output=output)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from archsearch.space import SearchSpace
 
 
-def show_space(target: str | None, args: str, *, nni: bool, size: bool, output: Format) -> int:
-    """Write a space as a table of its choices, as JSON or YAML, as NNI's JSON, or its size only."""
+def show_space(target: str | None, args: Sequence[str], *, nni: bool, size: bool, output: Format) -> int:
+    """Write a space as a tree of its choices, as JSON, YAML or CSV, as NNI's JSON, or its size only.
+
+    Args:
+        args: arguments of the space, each NAME=VALUE, the value YAML.
+    """
     if target is None:
         emit([{"space": name} for name in registry.registered("archsearch.spaces")], output)
         return 0
@@ -36,8 +41,12 @@ def show_space(target: str | None, args: str, *, nni: bool, size: bool, output: 
         emit(space_to_nni(space), Format.YAML if output is Format.YAML else Format.JSON)
     elif output in (Format.JSON, Format.YAML):
         emit(space.to_json(), output)
-    else:
+    elif output is Format.CSV:
         emit(_rows(space), output)
+    else:
+        from archsearch_cli.space_tree import tree_lines
+
+        sys.stdout.writelines(f"{line}\n" for line in tree_lines(space))
     return 0
 
 
@@ -81,11 +90,14 @@ def _build(model_space: ModelSpace, evaluator: EvaluatorSpec | None) -> SearchSp
     return describe_space(build_space(model_space, input_shape=shape, classes=classes)[0])
 
 
-def _arguments(text: str) -> JsonObject:
-    args = parse_yaml(text, "--args") if text else {}
-    if not isinstance(args, dict):
-        raise UserError(f"--args {text!r} is no mapping; write it as {{channels: 8}}")
-    return args
+def _arguments(pairs: Sequence[str]) -> JsonObject:
+    found: JsonObject = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise UserError(f"--arg {pair!r} is no NAME=VALUE; write for example --arg channels=8")
+        found[name] = parse_yaml(value, f"--arg {name}") if value else ""
+    return found
 
 
 def _model_space(raw: JsonObject) -> ModelSpace:
@@ -97,7 +109,7 @@ def _model_space(raw: JsonObject) -> ModelSpace:
 
 def _with_args(model_space: ModelSpace, args: JsonObject) -> ModelSpace:
     raw: dict[str, Any] = model_space.to_json()
-    for part in raw.values():
+    for part in (raw[key] for key in ("zoo", "python") if key in raw):
         part["args"] = {**part.get("args", {}), **args}
     return _model_space(raw)
 

@@ -139,12 +139,6 @@ def test_space_of_an_unknown_name() -> None:
     assert "did you mean 'nasbench201'?" in done.stderr
 
 
-def test_space_args_must_be_a_mapping() -> None:
-    done = archsearch("space", "nasbench201", "--args", "8")
-    assert done.exit_code == 2
-    assert "is no mapping" in done.stderr
-
-
 def test_no_run_there(tmp_path: Path) -> None:
     for command in ("trials", "best"):
         done = archsearch(command, tmp_path)

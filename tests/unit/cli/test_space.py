@@ -42,7 +42,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_the_zoo_by_name() -> None:
-    done = archsearch("space", "nasbench201", "--args", "{channels: 4, cells: 1}", "-o", "json")
+    done = archsearch("space", "nasbench201", "--arg", "channels=4", "--arg", "cells=1", "-o", "json")
     assert done.exit_code == 0, done.stderr
     assert SearchSpace.from_json(json.loads(done.stdout)).size() == 15625
     assert archsearch("space", "nasbench201", "--size", "-o", "json").stdout.split() == [
@@ -62,8 +62,10 @@ def test_a_class_of_ones_own_and_a_manifest_beside_it(module: str, tmp_path: Pat
     document["spec"]["modelSpace"] = {"python": {"class": f"{module}:Net", "args": {"width": 2}}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(document))
     assert json.loads(archsearch("space", tmp_path / "own.yaml", "-o", "json").stdout) == json.loads(direct.stdout)
-    table = archsearch("space", f"{module}:Net").stdout
-    assert "body" in table
+    assert archsearch("space", f"{module}:Net").stdout.splitlines() == [
+        "1 choice, 2 architectures",
+        "└─ body: one of a, b",
+    ]
     nni = json.loads(archsearch("space", f"{module}:Net", "--nni").stdout)
     assert nni["body"]["_type"] == "layer_choice"
 
@@ -77,3 +79,81 @@ def test_what_is_no_model_is_bad_input(module: str, target: str, said: str) -> N
     assert done.exit_code == 2
     assert said in done.stderr
     assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+PLAIN = """
+from torch import nn
+class Plain(nn.Sequential):
+    def __init__(self, width=4):
+        super().__init__(nn.Conv2d(1, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Flatten())
+"""
+MUTATE = [
+    {"type": "torch.nn.ReLU", "label": "act", "replace": {"candidates": {"relu": "keep", "silu": "torch.nn.SiLU"}}},
+    {
+        "match": "2",
+        "values": {"k": [1, 3]},
+        "replace": {
+            "candidates": {"keep": "keep", "wide": {"change": {"kernel_size": "$k", "padding": "$k // 2"}}},
+        },
+    },
+]
+
+
+@pytest.fixture
+def manifest(module: str, tmp_path: Path) -> Path:
+    (tmp_path / f"{module}.py").write_text(PLAIN)
+    document = json.loads(json.dumps(SOUND))
+    document["spec"]["modelSpace"] = {"python": {"class": f"{module}:Plain"}, "mutate": MUTATE}
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(document))
+    return tmp_path / "plain.yaml"
+
+
+def test_a_mutated_network_as_a_tree_and_as_documents(manifest: Path) -> None:
+    done = archsearch("space", manifest)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "3 choices, 6 architectures",
+        "├─ act: one of relu, silu  [shared by 1, 3]",
+        "└─ 2: one of keep, wide",
+        "   └─ wide → 2.wide.kernel_size: value 1, 3  [shared by 2.wide.kernel_size, 2.wide.padding]",
+    ]
+    document = json.loads(archsearch("space", manifest, "--arg", "width=2", "-o", "json").stdout)
+    assert SearchSpace.from_json(document).size() == 6
+    assert archsearch("space", manifest, "-o", "csv").stdout.splitlines()[1].startswith("act,categorical,")
+    assert [row["size"] for row in json.loads(archsearch("space", manifest, "--size", "-o", "json").stdout)] == [6]
+
+
+def test_a_wrong_mutation_names_place_and_remedy(manifest: Path) -> None:
+    manifest.write_text(manifest.read_text().replace("torch.nn.SiLU", "torch.nn.Silu"))
+    done = archsearch("space", manifest)
+    assert done.exit_code == 2
+    assert "modelSpace.mutate[0] (replace type torch.nn.ReLU): 1: torch.nn has no 'Silu'" in done.stderr
+    assert "did you mean torch.nn.SiLU?" in done.stderr
+
+
+@pytest.mark.parametrize("pair", ["channels", "=8"])
+def test_an_argument_without_name_or_value(pair: str) -> None:
+    done = archsearch("space", "nasbench201", "--arg", pair)
+    assert done.exit_code == 2
+    assert f"--arg {pair!r} is no NAME=VALUE; write for example --arg channels=8" in done.stderr
+
+
+def test_the_tree_of_a_large_space_with_conditions_on_several_choices() -> None:
+    from archsearch.space import Categorical, Constraint, Ordinal, Subset, Term
+    from archsearch_cli.space_tree import tree_lines
+
+    names = tuple(f"op{i}" for i in range(20))
+    either = ((Term("a", ("op1",)), Term("b", (1, 2))), (Term("b", (3,)),))
+    choices = [
+        Categorical("a", names),
+        Ordinal("b", (1, 2, 3)),
+        Subset("c", tuple(range(40)), 2, when=either),
+        Subset("d", ("x", "y"), None, when=((Term("c", (0,)),),)),
+    ]
+    lines = list(tree_lines(SearchSpace(choices, constraints=[Constraint.count("few", [Term("b", (3,))], most=1)])))
+    assert lines[0].startswith("4 choices, ")
+    assert lines[1] == "constraint few"
+    assert lines[2] == "├─ a: one of " + ", ".join(names[:12]) + ", … 8 more"
+    assert lines[3] == "└─ b: value 1, 2, 3"
+    assert lines[4].startswith("   └─ a op1 and 1 | 2 or 3 → c: 2 of 0, 1, 2")
+    assert lines[5] == "      └─ 0 → d: any of x, y"

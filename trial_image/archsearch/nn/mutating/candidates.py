@@ -128,8 +128,8 @@ class Site:
         missing = [name for name in unknown if name not in changes]
         if missing:
             raise MutationError(
-                f"{self.path}: {what}: {type(original).__name__} does not keep its argument {missing[0]!r} as an attribute; "
-                "give it in change too, or write {type, args}"
+                f"{self.path}: {what}: {type(original).__name__} does not keep its argument {missing[0]!r} as an "
+                "attribute; give it in change too, or write {type, args}"
             )
         return self._built(type(original), {**args, **changes}, what)
 
@@ -263,8 +263,8 @@ def _arguments(module: nn.Module) -> tuple[dict[str, Any], list[str]]:
     unknown: list[str] = []
     for name in _parameters(type(module)):
         value = _attribute(module, places.get(name, name))
-        if places.get(name, name).rpartition(".")[2].endswith("bias") or name == "add_bias_kv":
-            value = value is not _MISSING and value is not None and value is not False
+        if "bias" in name and (value is None or isinstance(value, torch.Tensor)):
+            value = value is not None
         if value is _MISSING or isinstance(value, nn.Module | torch.Tensor):
             unknown.append(name)
         else:
@@ -276,9 +276,9 @@ def _parameters(kind: type[nn.Module]) -> list[str]:
     """The names of a class's arguments; where it hands all of them to its base, of the base's."""
     for each in kind.__mro__:
         if "__init__" in vars(each):
-            parameters = list(inspect.signature(each.__init__).parameters.values())[1:]
+            parameters = list(inspect.signature(vars(each)["__init__"]).parameters.values())[1:]
             if not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-                return [p.name for p in parameters if p.name not in ("device", "dtype", "mode")]
+                return [p.name for p in parameters if p.name not in ("device", "dtype", "mode") and p.name[0] != "_"]
     return []
 
 

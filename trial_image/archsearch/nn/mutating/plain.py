@@ -49,7 +49,8 @@ class ChosenChain(Mutable):
         return None
 
     def branches(self, fixing: Fixing) -> Iterable[tuple[str, nn.Module, Always]]:
-        return [("", self.module, ALWAYS), ("before" if self.before else "after", self.inserted, ALWAYS)]
+        parts = [("before" if self.before else "after", self.inserted, ALWAYS), ("", self.module, ALWAYS)]
+        return parts if self.before else parts[::-1]
 
     def resolve(self, fixing: Fixing) -> nn.Module:
         if isinstance(self.inserted.resolve(fixing), Skip):
