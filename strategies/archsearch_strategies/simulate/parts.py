@@ -94,8 +94,12 @@ class SimulatedBook(LeaseBook):
 
     def offer(self, row: Row, *, first: bool = False, delay: float = 0.0) -> None:
         if delay > 0:
-            self._clock.at(self._clock.now + delay, lambda: self.over or self._offer_again(row, first))
+            self._clock.at(self._clock.now + delay, lambda: self._offer_later(row, first))
         else:
+            super().offer(row, first=first)
+
+    def _offer_later(self, row: Row, first: bool) -> None:
+        if not self.over:
             super().offer(row, first=first)
 
 

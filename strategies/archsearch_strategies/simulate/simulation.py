@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from archsearch.errors import ArchsearchError
@@ -302,7 +303,7 @@ class Simulation:
         last = min((part for part in (luck.fails, luck.preempted) if part is not None), default=1.0)
         for point in answer.curve:
             if attempt.kept < point.seconds <= attempt.kept + last * left:
-                at(attempt.time(point.seconds), lambda point=point: self._report(attempt, point))  # type: ignore[misc]
+                at(attempt.time(point.seconds), partial(self._report, attempt, point))
         time = attempt.time(attempt.kept + last * left)
         if luck.preempted is not None and luck.preempted == last:
             at(time, lambda: self._preempt(attempt))
