@@ -166,6 +166,53 @@ def best(
     return show_best(place, endpoint, top, output)
 
 
+@app.command()
+@_command
+def bench(
+    table: Annotated[Path, typer.Option(metavar="FILE", help="An npz of measured architectures.")],
+    metric: Annotated[str, typer.Option(metavar="COLUMN", help="What the strategies search for.")],
+    strategies: Annotated[str, typer.Option(metavar="A,B,…", help="Names of strategies.")],
+    test_metric: Annotated[str, typer.Option(metavar="COLUMN", help="Told of the chosen row, shown to none.")] = "",
+    cost: Annotated[str, typer.Option(metavar="COLUMN[*FACTOR]", help="Seconds of a query. [1 each]")] = "",
+    queries: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Distinct rows that a run may see.")] = None,
+    cost_budget: Annotated[float | None, typer.Option(metavar="S", help="Simulated seconds of a run.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100_000, help="Runs of each strategy.")] = 10,
+    config: Annotated[
+        list[str] | None, typer.Option(metavar="NAME.KEY=VALUE", help="An option of a strategy; may be repeated.")
+    ] = None,
+    space: Annotated[str, typer.Option(metavar="ZOO", help="Zoo space of a table without candidates.")] = "",
+    fidelity: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=COLUMN:COST", help="A cheaper training, cheapest first.")
+    ] = None,
+    continued: Annotated[
+        bool, typer.Option("--continued", help="Fidelities are points of one training: a promotion costs the rest.")
+    ] = False,
+    minimize: Annotated[bool, typer.Option("--minimize", help="Smaller is better.")] = False,
+    parallel: Annotated[int, typer.Option(min=1, max=100_000, help="Trials at one time.")] = 1,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. [the cores of this machine]")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write regret curves there: CSV and PNG.")] = None,
+    output: Output = Format.TABLE,
+) -> int:
+    """Compare strategies on a table, over many seeds, in simulated time."""
+    from archsearch_cli.bench import bench_of, cores, run_bench
+
+    wanted = bench_of(
+        table,
+        metric=metric,
+        test_metric=test_metric,
+        cost=cost,
+        space=space,
+        fidelities=fidelity or (),
+        continued=continued,
+        minimize=minimize,
+        queries=queries,
+        cost_budget=cost_budget,
+        parallel=parallel,
+    )
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    return run_bench(wanted, names, config or (), seeds=seeds, jobs=jobs or cores(), output=output, folder=out)
+
+
 def main() -> None:
     """Entry point of `archsearch` and `kubectl-archsearch`."""
     app()
