@@ -45,6 +45,7 @@ class Strategy(Generic[C]):
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     several_objectives: ClassVar[bool] = False  # it makes a Pareto search of several
+    retrains: ClassVar[int] = 0  # how many of the best are trained again where the manifest does not say
     kinds: ClassVar[tuple[TrialKind, ...]] = (TrialKind.EVALUATE,)  # the trial kinds that it submits
 
     def __init__(self, config: C) -> None:

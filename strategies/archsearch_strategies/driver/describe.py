@@ -7,6 +7,7 @@ from typing import Any
 
 import archsearch
 from archsearch.errors import UserError
+from archsearch.evaluate.base import PROFILE_METRICS
 from archsearch.protocol import TrialState
 from archsearch.space import SearchSpace, digest
 from archsearch.spec.base import JsonObject
@@ -59,17 +60,19 @@ def described_space(row: Row) -> SearchSpace:
 
 
 def check_metrics(row: Row, spec: ExperimentSpec) -> None:
-    """Check the objectives against what the evaluator declares, where the describe trial told it.
+    """Check objectives and constraints against what the evaluator declares, where the describe trial told it.
 
     Raises:
-        UserError: names the objective and the declared metrics.
+        UserError: names the field and the declared metrics.
     """
     declared: Any = (row.payload or {}).get("metrics")
-    for index, objective in enumerate(spec.objectives):
-        if declared is not None and objective.metric not in declared:
+    named = {f"objectives[{index}]": each.metric for index, each in enumerate(spec.objectives)}
+    named |= {f"constraints[{index}]": each.metric for index, each in enumerate(spec.constraints)}
+    for place, metric in named.items():
+        if declared is not None and metric not in (*declared, *PROFILE_METRICS):
             raise UserError(
-                f"spec.objectives[{index}].metric: the evaluator reports no {objective.metric!r}, "
-                f"only {', '.join(declared)}"
+                f"spec.{place}.metric: the evaluator reports no {metric!r}, "
+                f"only {', '.join(declared)}; of any network {', '.join(PROFILE_METRICS)} can be had"
             )
 
 

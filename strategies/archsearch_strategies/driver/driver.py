@@ -12,7 +12,7 @@ from typing import Any, Literal
 import archsearch
 from archsearch import registry
 from archsearch.errors import ArchsearchError, Fenced, NonDeterministic, StoreUnavailable, UserError
-from archsearch.protocol import Assignment, KeepWeights, StorageRef, TrialKind, TrialState
+from archsearch.protocol import Assignment, StorageRef, TrialKind
 from archsearch.space import SearchSpace
 from archsearch.spec import reasons
 from archsearch.spec.experiment import ExperimentSpec, NASExperiment
@@ -21,17 +21,19 @@ from archsearch.spec.status import SearchStatus, Verdict, Waiting
 from archsearch.store import Store
 from archsearch_strategies.checks import check_experiment
 from archsearch_strategies.driver import records as r
+from archsearch_strategies.driver.assign import assignment
 from archsearch_strategies.driver.bulletin import Bulletin, Listener
+from archsearch_strategies.driver.crew import Crew, WorkersFailed
 from archsearch_strategies.driver.describe import cached_space, check_metrics, described_space, save_space
+from archsearch_strategies.driver.finish import Finish, export_row
 from archsearch_strategies.driver.identity import check_identity, experiment_record
 from archsearch_strategies.driver.journal import Journal
 from archsearch_strategies.driver.metrics import DriverMetrics
 from archsearch_strategies.driver.search import End, Search, may_reopen
 from archsearch_strategies.driver.session import Session, open_ledger, replay
-from archsearch_strategies.driver.summary import BEST_FOLDER, SUMMARY_KEY, Summary, summarize
+from archsearch_strategies.driver.summary import SUMMARY_KEY, Summary, summarize
 from archsearch_strategies.driver.trials import Row, TrialTable
-from archsearch_strategies.launch.base import LaunchContext, Launcher, WorkerLost
-from archsearch_strategies.launch.base import Waiting as LaunchWaiting
+from archsearch_strategies.launch.base import LaunchContext, Launcher
 from archsearch_strategies.lease.book import LEASE_SECONDS, BookSettings, LeaseBook
 from archsearch_strategies.lease.server import LeaseServer
 from archsearch_strategies.ledger import Ledger
@@ -42,12 +44,7 @@ logger = logging.getLogger(__name__)
 FinalState = Literal["Succeeded", "Failed", "Suspended", "Stopped"]
 
 TICK_SECONDS = 1.0
-CRASHES = 10  # workers in a row that ended before they were granted anything
 FAILED_REASONS = (reasons.TOO_MANY_FAILED_TRIALS,)
-
-
-class WorkersFailed(ArchsearchError):
-    """No worker comes up."""
 
 
 class _Halt(Exception):
@@ -120,8 +117,8 @@ class Driver:
         self._search: Search | None = None
         self._space: SearchSpace | None = None
         self._controls: set[Row] = set()  # describe and export, while they are wanted
-        self._failure: ArchsearchError | None = None
-        self._crashes = 0
+        self._failure: ArchsearchError | None = None  # the ledger's
+        self._crew = Crew(self._server, self.bulletin, self._notice)
 
     @property
     def spec(self) -> ExperimentSpec:
@@ -192,7 +189,7 @@ class Driver:
             space = await self._accept()
             if self.table.ended is None:
                 await self._find(space)
-            await self._export()
+            await self._finish()
             return await self._conclude()
         except _Halt as halt:
             return self._final(halt.state, reasons.SUSPENDED if halt.state == "Suspended" else "Stopped", str(halt))
@@ -217,8 +214,8 @@ class Driver:
             epoch=0,
             lease_url=self.url,
             token=self._token,
-            on_lost=self._worker_lost,
-            on_waiting=self._launch_waits,
+            on_lost=self._crew.lost,
+            on_waiting=self._crew.waits,
             labels=self._labels,
         )
         await self.launcher.start(self._context)
@@ -252,6 +249,7 @@ class Driver:
             retries=self.spec.trials.retries,
             objectives=self.table.objectives,
             parallelism=self.spec.parallel_trials,
+            constraints=tuple(self.spec.constraints),
             lease_seconds=self._lease_seconds,
         )
         book = LeaseBook(
@@ -264,7 +262,7 @@ class Driver:
             wall=self._wall,
         )
         book.observe_wait = self.metrics.queue.observe
-        book.granted = self._worker_serves
+        book.granted = self._crew.serves
         watch = asyncio.create_task(self._watch_ledger(ledger))
         return Session(ledger, journal, book, replay(ledger, self.table), watch)
 
@@ -321,23 +319,16 @@ class Driver:
             self._search = None
             await search.close()
 
-    async def _export(self) -> None:
-        """Have a worker write the best trial's model to `best/`."""
-        best = self.table.best[0] if self.table.best else None
-        done = self.table.exported
-        if best is None or best.number is None or (done is not None and done.number == best.number):
+    async def _finish(self) -> None:
+        """Train the best again where that is asked for, and write the best model to `best/`."""
+        book = self.session.book
+        book.ended = True
+        self._server.serve(book)
+        finish = Finish(self.spec, self.table, self.session, self._until, self._wall)
+        chosen = await finish.retrain(self._strategy().retrains, workers_died=self._ephemeral)
+        if chosen is None or finish.is_exported(chosen):
             return
-        self.session.book.ended = True
-        self._server.serve(self.session.book)
-        params: dict[str, Any] = {"target": BEST_FOLDER}
-        if "checkpoint" in best.artifacts:
-            params["checkpoint"] = best.artifacts["checkpoint"]
-        row = Row(None, TrialKind.EXPORT, best.architecture, best.hash, params, best.replicate, best.seed)
-        await self._control(row)
-        error = "" if row.state is TrialState.SUCCEEDED else row.message.strip() or "the export failed"
-        self._write(
-            r.Exported(number=best.number, artifacts=dict(row.artifacts), error=error[-4096:], time=self._wall())
-        )
+        finish.exported(chosen, await self._control(export_row(chosen)))
 
     async def _conclude(self) -> Summary:
         ended, exported = self.table.ended, self.table.exported
@@ -403,8 +394,9 @@ class Driver:
         expired_at = 0.0
         while True:
             self._changed.clear()
-            if self._failure is not None:
-                raise self._failure
+            for failure in (self._failure, self._crew.failure):
+                if failure is not None:
+                    raise failure
             if self._search is not None and self._search.error is not None:
                 raise self._search.error
             if self._stop_asked:
@@ -427,9 +419,10 @@ class Driver:
         """Workers that have something to do."""
         if self.spec.suspend:
             return 0
-        if self._search is None:
-            return len(self._controls)
-        return min(self.spec.parallel_trials, self.table.unfinished)
+        if self._search is not None:
+            return min(self.spec.parallel_trials, self.table.unfinished)
+        again = sum(not row.finished for row in self.table.retraining)
+        return len(self._controls) + min(self.spec.parallel_trials, again)
 
     def _follow_suspend(self) -> None:
         book, suspend = self.session.book, self.spec.suspend
@@ -470,54 +463,16 @@ class Driver:
         if self._search is not None:
             self._search.row_finished(row)
 
-    def _worker_serves(self) -> None:
-        self._crashes = 0  # what others wait for, the launcher tells and takes back
-
-    def _worker_lost(self, worker: WorkerLost) -> None:
-        if worker.refused:
-            version = self._server.refused_version or "another version"
-            self._failure = UserError(
-                f"spec.trials.image: its workers have archsearch {version}, the driver {archsearch.__version__}; "
-                f"give an image of the driver's version ({worker.message})"
-            )
-        if self._opened is not None:
-            self._opened.book.lost(worker)
-        self._crashes += 1
-        if self._crashes >= CRASHES:
-            self._failure = WorkersFailed(
-                f"{self._crashes} workers in a row ended before they did anything; the last: {worker.message}"
-            )
-        self._notice()
-
-    def _launch_waits(self, waiting: LaunchWaiting | None) -> None:
-        told = None if waiting is None else Waiting(reason=waiting.reason, message=waiting.message[:4096])
-        self.bulletin.wait_for(told)
-        self._notice()
-
     def _strategy(self) -> Strategy[Any]:
         found: type[Strategy[Any]] = registry.find("archsearch.strategies", self.spec.strategy.name)
         return found(found.Config.model_validate(self.spec.strategy.config))
 
     def _assign(self, row: Row) -> Assignment:
-        spec, best = self.spec, self.table.best
-        several = len(spec.objectives) > 1
-        return Assignment(
-            experiment=self.experiment.metadata.name,
-            kind=row.kind,
-            number=row.number,
-            folder=row.kind.value if row.number is None else f"trials/{row.number}",
-            model_space=spec.model_space,
-            evaluator=spec.evaluator,
-            objectives=spec.objectives,
-            architecture=row.architecture,
-            space_digest=None if self._space is None else self._space.digest,
-            seed=row.seed,
-            params=row.params,
+        return assignment(
+            self.experiment,
+            self.table,
+            row,
             storage=self._storage,
-            retention=spec.retention,
-            keep_weights=KeepWeights.ALWAYS if several else KeepWeights.BEST,
-            best_value=None if several or not best else best[0].metrics[spec.objectives[0].metric],
-            isolation=spec.trials.isolation,
-            threads=spec.trials.threads,
-            timeout_seconds=spec.trials.timeout_seconds,
+            space_digest=None if self._space is None else self._space.digest,
+            keep_all=False,
         )

@@ -68,6 +68,20 @@ class Submitted(RecordBase):
     seed: int = 0
 
 
+class Added(RecordBase):
+    """The driver wants a trial of its own after the search; the strategy neither knows of it nor sees its result."""
+
+    type: Literal["added"] = "added"
+    number: int
+    of: int = Field(description="The trial whose architecture is trained again.")
+    kind: TrialKind = TrialKind.RETRAIN
+    architecture: JsonObject | None = None
+    hash: str = ""
+    params: JsonObject = Field(default_factory=dict)
+    replicate: int = 0
+    seed: int = 0
+
+
 class Staged(RecordBase):
     """Output: the strategy entered a phase."""
 
@@ -208,8 +222,8 @@ class Closed(RecordBase):
 
 
 Record = (
-    Experiment | Opened | Accepted | Facts | Submitted | Staged | StopAsked | Stopped | Leased | Reported | Returned
-    | Reclaimed | Result | Handed | Memo | Suspended | Resumed | Ended | Exported | Reopened | Closed
+    Experiment | Opened | Accepted | Facts | Submitted | Added | Staged | StopAsked | Stopped | Leased | Reported
+    | Returned | Reclaimed | Result | Handed | Memo | Suspended | Resumed | Ended | Exported | Reopened | Closed
 )  # fmt: skip
 
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])

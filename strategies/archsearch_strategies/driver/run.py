@@ -92,7 +92,7 @@ class DurableRun:
     def hand(self, number: int) -> None:
         """Give the strategy the result of a finished trial."""
         self._write(r.Handed(number=number))
-        self._execution.hand(number, _result(self._table.rows[number]))
+        self._execution.hand(self._own(number), _result(self._table.rows[number]))
         self._settle()
 
     def answer(self, value: Json) -> None:
@@ -120,10 +120,11 @@ class DurableRun:
         self._execution.start()
 
     def _replay_handed(self, record: r.Handed, expected: deque[OutputRecord]) -> None:
-        if not self._execution.run.is_out(record.number):
+        number = self._own(record.number)
+        if not self._execution.run.is_out(number):
             wanted = _show(expected[0]) if expected else f"trial {record.number}"
             raise NonDeterministic(f"the ledger has {wanted}, which the replayed strategy has not asked for")
-        self._execution.hand(record.number, _result(self._table.rows[record.number]))
+        self._execution.hand(number, _result(self._table.rows[record.number]))
 
     def _replay_memo(self, record: r.Memo) -> None:
         if not self._computes:
@@ -142,19 +143,32 @@ class DurableRun:
 
     def _compare(self, expected: deque[OutputRecord]) -> None:
         while expected and self._outbox:
-            was, now = expected.popleft(), self._outbox.popleft()
+            was, now = expected.popleft(), self._numbered(self._outbox.popleft())
             if was != now:
                 raise NonDeterministic(f"the ledger has {_show(was)}, but the replayed strategy asked for {_show(now)}")
 
     def _settle(self) -> None:
         self._collect()
         while self._outbox and not self._beyond_budget(self._outbox[0]):
-            self._write(self._outbox.popleft())
+            self._write(self._numbered(self._outbox.popleft()))
 
     def _beyond_budget(self, record: OutputRecord) -> bool:
         limit = self._execution.run.max_trials
         counted = isinstance(record, r.Submitted) and record.kind in COUNTED
         return counted and limit is not None and self._table.counted >= limit
+
+    # The strategy counts its own trials; the driver's, added after an earlier end of the search, stand between them.
+
+    def _own(self, number: int) -> int:
+        return number - sum(added < number for added in self._table.added)
+
+    def _numbered(self, record: OutputRecord) -> OutputRecord:
+        if isinstance(record, r.Staged):
+            return record
+        number = record.number
+        for added in self._table.added:  # ascending
+            number += added <= number
+        return record.model_copy(update={"number": number})
 
     def _record(self, output: Submit | Stage | Stop) -> OutputRecord:
         if isinstance(output, Submit):

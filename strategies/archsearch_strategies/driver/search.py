@@ -106,9 +106,11 @@ class Search:
         table, budget = self._table, self.budget
         if table.goal is not None:
             return End(reasons.GOAL_REACHED, f"trial {table.goal.number} met the target")
-        failed = table.counts[TrialState.FAILED]
+        failed = table.failed
         if failed > budget.max_failed_trials:
-            last = next((row for row in reversed(table.rows.values()) if row.state is TrialState.FAILED), None)
+            last = next(
+                (row for row in reversed(table.rows.values()) if row.state is TrialState.FAILED and not row.added), None
+            )
             why = f"; the last: {last.message.strip().splitlines()[-1]}" if last and last.message.strip() else ""
             return End(
                 reasons.TOO_MANY_FAILED_TRIALS,
@@ -180,7 +182,7 @@ def may_reopen(table: TrialTable, budget: Budget) -> bool:
         case reasons.MAX_TRIALS_REACHED:
             return table.counted < budget.max_trials
         case reasons.TOO_MANY_FAILED_TRIALS:
-            return table.counts[TrialState.FAILED] <= budget.max_failed_trials
+            return table.failed <= budget.max_failed_trials
         case reasons.BUDGET_EXHAUSTED:
             return budget.max_gpu_seconds is None or table.gpu_seconds < budget.max_gpu_seconds
         case reasons.DEADLINE_EXCEEDED:

@@ -48,6 +48,10 @@ class Summary(Model):
     pareto: list[TrialSummary] = Field(
         default_factory=list, description="Of several objectives: what no other dominates."
     )
+    retrained: list[TrialSummary] = Field(
+        default_factory=list, description="Trials that trained one of the best again after the search; by number."
+    )
+    model_trial: int | None = Field(default=None, description="Number of the trial whose weights the model has.")
     model: str = Field(default="", description="Key of the exported model's folder below the run's, empty without one.")
     gpu_seconds: float = 0.0
     elapsed_seconds: float = 0.0
@@ -77,6 +81,8 @@ def summarize(
         failures={failure.value: count for failure, count in sorted(table.failures.items())},
         best=[_trial(row) for row in table.best],
         pareto=[_trial(row) for row in table.pareto] if len(table.objectives) > 1 else [],
+        retrained=[_trial(row) for row in table.added.values() if row.finished],
+        model_trial=exported.number if exported is not None and not exported.error else None,
         model=BEST_FOLDER if exported is not None and not exported.error else "",
         gpu_seconds=table.gpu_seconds,
         elapsed_seconds=table.elapsed(now),

@@ -61,7 +61,8 @@ class Row:
     resources: Resources = field(default_factory=Resources)
     artifacts: Mapping[str, str] = field(default_factory=dict)
     payload: Any = None
-    source: int | None = None
+    source: int | None = None  # of a cached trial and of one that is trained again: the trial it stems from
+    added: bool = False  # by the driver, after the search
     checkpoint: str | None = None
     points: list[MetricPoint] = field(default_factory=list)
     stop: bool = False
@@ -94,6 +95,9 @@ class TrialTable:
         self.failures: Counter[FailureClass] = Counter()  # attempts by class
         self.counted = 0  # submitted trials that the budget counts
         self.counted_finished = 0
+        self.failed = 0  # failed trials of the search
+        self.added: dict[int, Row] = {}  # the driver's own trials, by number
+        self.retraining: list[Row] = []  # those of them that belong to the end of the search as it stands
         self.gpu_seconds = 0.0
         self.best: list[Row] = []  # best first, by the first objective, ties by number
         self.pareto: list[Row] = []  # not dominated, by number
@@ -101,7 +105,7 @@ class TrialTable:
         self.experiment: r.Experiment | None = None
         self.space: str | None = None
         self.facts: r.Facts | None = None
-        self.stage = ""
+        self._stage = ""
         self.ended: r.Ended | None = None
         self.exported: r.Exported | None = None
         self.suspended = False
@@ -168,13 +172,31 @@ class TrialTable:
         row = Row(
             record.number, record.kind, record.architecture, record.hash, record.params, record.replicate, record.seed
         )
-        self.rows[record.number] = row
-        self.counts[TrialState.PENDING] += 1
+        self._enter(row)
         self.counted += record.kind in COUNTED
+
+    def _added(self, record: r.Added) -> None:
+        row = Row(
+            record.number, record.kind, record.architecture, record.hash, record.params, record.replicate, record.seed
+        )
+        row.added, row.source = True, record.of
+        self._enter(row)
+        self.added[record.number] = row
+        self.retraining.append(row)
+
+    def _enter(self, row: Row) -> None:
+        self.rows[row.number or 0] = row
+        self.counts[TrialState.PENDING] += 1
         self.known.setdefault(row.identity, row)
 
+    @property
+    def stage(self) -> str:
+        """The strategy's phase, or `retrain` while the best are trained again."""
+        retrains = self.ended is not None and any(not row.finished for row in self.retraining)
+        return TrialKind.RETRAIN.value if retrains else self._stage
+
     def _staged(self, record: r.Staged) -> None:
-        self.stage = record.name
+        self._stage = record.name
 
     def _stop(self, record: r.StopAsked | r.Stopped) -> None:
         self.rows[record.number].stop = True
@@ -209,8 +231,10 @@ class TrialTable:
         self._set(row, record.state)
         row.metrics, row.failure, row.message = record.metrics, record.failure, record.message
         row.resources, row.artifacts, row.payload = record.resources, record.artifacts, record.payload
-        row.source = record.source
-        self.unhanded[record.number] = row
+        row.source = record.source or row.source
+        if not row.added:
+            self.unhanded[record.number] = row
+            self.failed += record.state is TrialState.FAILED
         self.counted_finished += row.kind in COUNTED
         self.gpu_seconds += record.resources.gpu_seconds
         if record.failure is not None:
@@ -244,6 +268,7 @@ class TrialTable:
 
     def _end(self, record: r.Ended) -> None:
         self.ended = record
+        self.retraining = []
         self._pause(record.time)
         for row in self.rows.values() if self.counts[TrialState.RUNNING] else ():
             if row.state is TrialState.RUNNING:  # told to stop; it starts again if the search is reopened
@@ -255,6 +280,10 @@ class TrialTable:
     def _reopen(self, record: r.Reopened) -> None:
         self.ended = None
         self.exported = None
+        for row in self.retraining:
+            if not row.finished:  # the search may find better ones
+                self._set(row, TrialState.PRUNED)
+                self.known.pop(row.identity, None)
         self._active_since = record.time
 
     def _close(self, record: r.Closed) -> None:
@@ -279,6 +308,7 @@ _HANDLERS: dict[type, Callable[[TrialTable, Any], None]] = {
     r.Accepted: TrialTable._accepted,
     r.Facts: TrialTable._facts,
     r.Submitted: TrialTable._submitted,
+    r.Added: TrialTable._added,
     r.Staged: TrialTable._staged,
     r.StopAsked: TrialTable._stop,
     r.Stopped: TrialTable._stop,

@@ -25,7 +25,7 @@ from archsearch.protocol import (
     TrialKind,
     TrialState,
 )
-from archsearch.spec.experiment import Objective, Retries
+from archsearch.spec.experiment import Constraint, Objective, Retries
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.retry import delay_seconds, may_retry
 from archsearch_strategies.driver.trials import Lease, Row, TrialTable
@@ -54,6 +54,7 @@ class BookSettings:
     retries: Retries
     objectives: tuple[Objective, ...]
     parallelism: int
+    constraints: tuple[Constraint, ...] = ()
     lease_seconds: float = LEASE_SECONDS
 
 
@@ -82,7 +83,7 @@ class LeaseBook:
     ) -> None:
         self.settings = settings
         self.paused = False  # nothing is granted, and reports are answered with release
-        self.ended = False  # the search is: its trials are neither granted nor taken any more; describe and export are
+        self.ended = False  # the search is: its trials are neither granted nor taken any more, but all others
         self.over = False  # nothing will ever be granted again
         self.expired = 0  # leases that ran out
         self._table = table
@@ -257,7 +258,7 @@ class LeaseBook:
     def end_search(self) -> None:
         """The search is over: its trials are not leased any more, and those that run are told to stop."""
         self.ended = True
-        for row in [row for row in self._live if row.number is not None]:
+        for row in [row for row in self._live if _of_search(row)]:
             del self._live[row]
         self.wake(every=True)
 
@@ -270,12 +271,14 @@ class LeaseBook:
         self.wake(every=True)
 
     def _pop(self) -> Row | None:
-        full = self.ended or self._table.counts[TrialState.RUNNING] >= self.settings.parallelism
+        full = self._table.counts[TrialState.RUNNING] >= self.settings.parallelism
         for queue in (self._first, self._queue):
             for _ in range(len(queue)):
                 row, offered = queue.popleft()
                 if row.state is not TrialState.PENDING:
                     continue  # claimed back, or its result came late
+                if self.ended and _of_search(row):
+                    continue
                 if full and row.number is not None:
                     queue.appendleft((row, offered))
                     break
@@ -291,7 +294,7 @@ class LeaseBook:
         return row if (row.lease.epoch, row.lease.counter) == (fence.epoch, fence.counter) else None
 
     def _dropped(self, row: Row) -> bool:
-        return self.over or (self.ended and row.number is not None)
+        return self.over or (self.ended and _of_search(row))
 
     def _was_returned(self, row: Row, outcome: Outcome) -> bool:
         """A release that comes a second time, its first reply lost."""
@@ -305,24 +308,36 @@ class LeaseBook:
 
     def _conclude(self, row: Row, outcome: Outcome) -> None:
         if outcome.state is TrialState.SUCCEEDED:
-            outcome = self._with_objectives(row, outcome)
+            outcome = self._checked(row, outcome)
         if outcome.state in (TrialState.PENDING, TrialState.FAILED):
             self._end_attempt(row, outcome)
         else:
             self._finish(row, outcome)
 
-    def _with_objectives(self, row: Row, outcome: Outcome) -> Outcome:
-        """A success must have every objective's metric, or it is a failure of the class bad metric."""
-        if row.kind not in (TrialKind.EVALUATE, TrialKind.INHERIT):
+    def _checked(self, row: Row, outcome: Outcome) -> Outcome:
+        """A success must have the metric of every objective and constraint, and keep the constraints.
+
+        Without a metric it is a failure of the class bad metric. Outside a constraint, of which training or user code
+        told only now, it is infeasible: never among the best, and for the strategy no result. A retrained
+        architecture was chosen already and is not judged again.
+        """
+        if row.kind not in (TrialKind.EVALUATE, TrialKind.INHERIT, TrialKind.RETRAIN):
             return outcome
-        missing = [each.metric for each in self.settings.objectives if each.metric not in outcome.metrics]
-        if not missing:
-            return outcome
-        reported = ", ".join(sorted(outcome.metrics)) or "none"
-        message = f"the trial did not report the objective {', '.join(missing)}; it reported: {reported}"
-        return outcome.model_copy(
-            update={"state": TrialState.FAILED, "failure": FailureClass.BAD_METRIC, "message": message}
-        )
+        wanted = {each.metric: "objective" for each in self.settings.objectives}
+        if row.kind is not TrialKind.RETRAIN:
+            wanted = {each.metric: "constraint" for each in self.settings.constraints} | wanted
+        for metric, what in wanted.items():
+            if metric not in outcome.metrics:
+                reported = ", ".join(sorted(outcome.metrics)) or "none"
+                message = f"the trial did not report the {what} {metric}; it reported: {reported}"
+                return outcome.model_copy(
+                    update={"state": TrialState.FAILED, "failure": FailureClass.BAD_METRIC, "message": message}
+                )
+        for constraint in self.settings.constraints if row.kind is not TrialKind.RETRAIN else ():
+            if not within(constraint, outcome.metrics[constraint.metric]):
+                message = f"{constraint.metric} is {outcome.metrics[constraint.metric]:g}, outside {bounds(constraint)}"
+                return outcome.model_copy(update={"state": TrialState.INFEASIBLE, "message": message})
+        return outcome
 
     def _end_attempt(self, row: Row, outcome: Outcome) -> None:
         """The attempt gave no result: try again where the class's budget allows, else the trial has failed."""
@@ -385,6 +400,23 @@ def cached(row: Row, source: Row, time: float) -> r.Result:
         source=source.source or source.number,
         time=time,
     )
+
+
+def within(constraint: Constraint, value: float) -> bool:
+    """Whether a value keeps a constraint; the bounds themselves do."""
+    low, high = constraint.min, constraint.max
+    return (low is None or value >= float(low)) and (high is None or value <= float(high))
+
+
+def bounds(constraint: Constraint) -> str:
+    """min 3, max 5"""
+    given = {"min": constraint.min, "max": constraint.max}
+    return ", ".join(f"{name} {bound}" for name, bound in given.items() if bound is not None)
+
+
+def _of_search(row: Row) -> bool:
+    """Neither describe and export, nor what the driver adds after the search."""
+    return row.number is not None and not row.added
 
 
 def _digest(secret: str) -> str:

@@ -145,6 +145,8 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = LayerChoice({"a": nn.Linear(2, 2), "b": nn.Identity()}, label="body")
+    def forward(self, x):
+        return self.body(x)
 def hang(model, context):
     pathlib.Path(os.environ["NOTE"]).touch()
     time.sleep(3600)
@@ -177,7 +179,7 @@ def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
     environment = os.environ | {"NOTE": str(tmp_path / "note")}
     with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env=environment) as driver:
         try:
-            until((tmp_path / "note").exists)
+            until(lambda: (tmp_path / "note").exists() or driver.poll() is not None)
             below = linux.descendants(driver.pid)
         finally:
             driver.send_signal(signal.SIGKILL)

@@ -1,0 +1,132 @@
+"""What comes after the search: which trials are trained again, which is exported, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from archsearch.protocol import TrialKind, TrialState
+from archsearch.spec.base import JsonObject
+from archsearch.spec.experiment import ExperimentSpec
+from archsearch_strategies.driver import records as r
+from archsearch_strategies.driver.session import Session
+from archsearch_strategies.driver.summary import BEST_FOLDER
+from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.strategy import objective_values
+
+
+class Finish:
+    """Acts on what the table says.
+
+    Args:
+        until: waits for a condition, keeping workers and leases going.
+        wall: seconds since the epoch, for the records.
+    """
+
+    def __init__(
+        self,
+        spec: ExperimentSpec,
+        table: TrialTable,
+        session: Session,
+        until: Callable[[Callable[[], bool]], Awaitable[None]],
+        wall: Callable[[], float],
+    ) -> None:
+        self._spec = spec
+        self._table = table
+        self._session = session
+        self._until = until
+        self._wall = wall
+
+    async def retrain(self, default: int, *, workers_died: bool) -> Row | None:
+        """Train the best again, and wait for it.
+
+        Args:
+            default: how many, for a manifest that says nothing.
+            workers_died: workers of an earlier driver ended with it.
+
+        Returns:
+            The trial whose weights are to be exported; None where no trial succeeded.
+        """
+        count = default if self._spec.retrain is None else self._spec.retrain.top_k
+        best = contenders(self._table, max(1, count))
+        if not best:
+            return None
+        self._session.book.adopt_leases(workers_died=workers_died)
+        rows = [self._again(own) for own in best[:count]]
+        self._session.journal.when_durable(lambda: self._offer(rows))
+        await self._until(lambda: all(row.finished for row in rows))
+        return winner(self._table, best[0], rows)
+
+    def is_exported(self, chosen: Row) -> bool:
+        """Whether `best/` has this trial's model, or cannot have it."""
+        done = self._table.exported
+        return done is not None and done.number == chosen.number
+
+    def exported(self, chosen: Row, row: Row) -> None:
+        """Record how the export of `chosen` by the trial `row` ended."""
+        error = "" if row.state is TrialState.SUCCEEDED else row.message.strip() or "the export failed"
+        record = r.Exported(
+            number=chosen.number or 0, artifacts=dict(row.artifacts), error=error[-4096:], time=self._wall()
+        )
+        self._session.journal.write(record)
+
+    def _again(self, own: Row) -> Row:
+        wanted = again(self._table, own, self._spec)
+        if isinstance(wanted, Row):
+            return wanted
+        self._session.journal.write(wanted)
+        return self._table.rows[wanted.number]
+
+    def _offer(self, rows: list[Row]) -> None:
+        for row in rows:
+            if row.state is TrialState.PENDING:
+                self._session.book.offer(row)
+
+
+def contenders(table: TrialTable, count: int) -> list[Row]:
+    """The best trials with architectures of their own, at most `count`: by the first objective, best first.
+
+    Of several objectives those that no other trial beats in all.
+    """
+    usable = table.pareto if len(table.objectives) > 1 else [row for row in table.rows.values() if row.values]
+    found: dict[str, Row] = {}
+    for row in sorted(usable, key=lambda each: (-each.values[0], each.number or 0)):
+        if len(found) >= count:
+            break
+        found.setdefault(row.hash, row)
+    return list(found.values())
+
+
+def again(table: TrialTable, row: Row, spec: ExperimentSpec) -> Row | r.Added:
+    """The trial that trains `row`'s architecture again: the one that the ledger has, or the record of a new one."""
+    config: JsonObject = {} if spec.retrain is None else spec.retrain.config
+    record = r.Added(
+        number=max(table.rows, default=0) + 1,
+        of=row.number or 0,
+        kind=TrialKind.RETRAIN,
+        architecture=row.architecture,
+        hash=row.hash,
+        params={"config": config},
+        replicate=row.replicate,
+        seed=row.seed,
+    )
+    wanted = Row(None, record.kind, hash=record.hash, params=record.params, replicate=record.replicate).identity
+    asked = next((each for each in table.retraining if each.identity == wanted), None)  # it may have failed
+    return asked or table.known.get(wanted) or record
+
+
+def winner(table: TrialTable, own: Row, retrained: list[Row]) -> Row:
+    """Whose weights are exported: the best retrained trial's, or, where none succeeded, `own`'s."""
+    done = [row for row in retrained if row.state is TrialState.SUCCEEDED]
+    return max(
+        done, key=lambda row: (objective_values(table.objectives, row.metrics)[0], -(row.number or 0)), default=own
+    )
+
+
+def export_row(row: Row) -> Row:
+    """The trial, without a number, that writes `row`'s model to `best/`."""
+    params: JsonObject = {"target": BEST_FOLDER}
+    if "checkpoint" in row.artifacts:
+        params["checkpoint"] = row.artifacts["checkpoint"]
+    if row.params.get("config"):
+        params["config"] = row.params["config"]
+    return Row(None, TrialKind.EXPORT, row.architecture, row.hash, params, row.replicate, row.seed)
