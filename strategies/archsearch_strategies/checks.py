@@ -17,8 +17,10 @@ from pydantic.alias_generators import to_camel
 
 from archsearch import registry
 from archsearch.errors import UserError
+from archsearch.evaluate.base import PROFILE_METRICS
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import (
+    Constraint,
     DriverSpec,
     EvaluatorSpec,
     ModelSpace,
@@ -26,6 +28,7 @@ from archsearch.spec.experiment import (
     Objective,
     OnDelete,
     Retention,
+    Retrain,
     Storage,
     StrategySpec,
     Trials,
@@ -43,6 +46,8 @@ class _Parts:
     """The sections of a spec that can be checked: of an unsound one those that are sound themselves."""
 
     objectives: tuple[Objective, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    retrain: Retrain | None = None
     model_space: ModelSpace | None = None
     strategy: StrategySpec | None = None
     evaluator: EvaluatorSpec | None = None
@@ -60,6 +65,8 @@ def check_experiment(experiment: NASExperiment) -> list[Problem]:
     spec = experiment.spec
     parts = _Parts(
         tuple(spec.objectives),
+        tuple(spec.constraints),
+        spec.retrain,
         spec.model_space,
         spec.strategy,
         spec.evaluator,
@@ -99,6 +106,7 @@ def _check(parts: _Parts) -> list[Problem]:
         *_check_strategy(parts),
         *_check_space(parts),
         *_check_evaluator(parts),
+        *_check_constraints(parts.constraints),
         *_check_storage(parts.storage),
         *_check_retention(parts.retention),
         *_check_resources(parts.trials.template.resources, "spec.trials.template.resources"),
@@ -187,15 +195,30 @@ def _check_evaluator(spec: _Parts) -> Iterator[Problem]:
     yield from problems
     if config is None:
         return
+    if spec.retrain is not None:
+        whole = {**spec.evaluator.config, **spec.retrain.config}
+        within = f"evaluator {name!r}"
+        yield from check_config(evaluator.Config, whole, "spec.retrain.config", within)[1]
     declared = list(evaluator.metrics(config))
-    for index, objective in enumerate(spec.objectives):
-        if objective.metric not in declared:
+    named = {f"objectives[{index}]": each.metric for index, each in enumerate(spec.objectives)}
+    named |= {f"constraints[{index}]": each.metric for index, each in enumerate(spec.constraints)}
+    for place, metric in named.items():
+        if metric not in (*declared, *PROFILE_METRICS):
             yield Problem(
-                f"spec.objectives[{index}].metric",
-                f"evaluator {name!r} reports no such metric, only {', '.join(declared)}",
-                objective.metric,
-                _close(objective.metric, declared),
+                f"spec.{place}.metric",
+                f"evaluator {name!r} reports no such metric, only {', '.join(declared)}; "
+                f"{', '.join(PROFILE_METRICS)} can be had of any network",
+                metric,
+                _close(metric, [*declared, *PROFILE_METRICS]),
             )
+
+
+def _check_constraints(constraints: tuple[Constraint, ...]) -> Iterator[Problem]:
+    for index, constraint in enumerate(constraints):
+        low, high = constraint.min, constraint.max
+        if low is not None and high is not None and float(low) > float(high):
+            path = f"spec.constraints[{index}]"
+            yield Problem(path, f"min {low} is more than max {high}", remedy="exchange them, or leave one out")
 
 
 def _close(word: str, known: list[str]) -> str:

@@ -59,7 +59,10 @@ class Objective(Model):
 
 
 class Constraint(Model):
-    """A bound that an architecture must keep. What lies outside is never trained."""
+    """A bound that an architecture must keep: outside it is not trained or, where only training tells, not chosen.
+
+    Such a trial ends infeasible. It counts towards maxTrials, not towards maxFailedTrials.
+    """
 
     model_config = rule(("has(self.min) || has(self.max)", "give min, max or both"))
 

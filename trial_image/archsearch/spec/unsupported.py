@@ -54,10 +54,8 @@ class Unsupported:
 
 
 UNSUPPORTED = (
-    Unsupported("constraints", "architectures cannot be profiled before training", []),
     Unsupported("stopping", "no early-stopping rule is built in"),
     Unsupported("warmStart", "results of earlier runs cannot be read as prior points", []),
-    Unsupported("retrain", "the best trial's own weights are exported"),
     Unsupported("resumeFrom", "a run continues only in its own folder", ""),
     Unsupported("modelSpace.python.source.uri", "code comes from a ConfigMap or the trial image"),
     Unsupported("trials.nodes", "a trial runs in one pod", 1),
