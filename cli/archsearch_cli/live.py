@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from typing import Any
 
 from archsearch.errors import ArchsearchError
@@ -167,7 +168,7 @@ def _cluster() -> _Cluster | None:
         note("the kubernetes package is not installed: pip install 'archsearch[trial]'")
         return None
     try:
-        config.load_kube_config()
+        config.load_kube_config(os.environ.get("KUBECONFIG"))  # the client reads the variable at import only
         _, active = config.list_kube_config_contexts()
         namespace = active["context"].get("namespace") or "default"
     except config.ConfigException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -53,7 +54,7 @@ class KubeApi:
         try:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException:
-            config.load_kube_config(client_configuration=configuration)
+            config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
         configuration.connection_pool_maxsize = connections
         self.namespace = namespace
         self._api: Any = client.ApiClient(configuration)
