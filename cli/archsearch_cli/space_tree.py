@@ -76,7 +76,8 @@ def describe_choice(choice: Choice) -> str:
         kind = "any of" if number is None else f"{number} of"
     text = f"{choice.name}: {kind} {_some([str(option) for option in choice.options])}"
     places = [place for place in choice.members if place != choice.name]
-    return f"{text}  [{'shared by ' if len(choice.members) > 1 else 'at '}{_some(places)}]" if places else text
+    where = "also at" if choice.name in choice.members else "shared by" if len(places) > 1 else "at"
+    return f"{text}  [{where} {_some(places)}]" if places else text
 
 
 def _some(words: list[str]) -> str:

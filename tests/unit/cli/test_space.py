@@ -115,7 +115,7 @@ def test_a_mutated_network_as_a_tree_and_as_documents(manifest: Path) -> None:
         "3 choices, 6 architectures",
         "├─ act: one of relu, silu  [shared by 1, 3]",
         "└─ 2: one of keep, wide",
-        "   └─ wide → 2.wide.kernel_size: value 1, 3  [shared by 2.wide.kernel_size, 2.wide.padding]",
+        "   └─ wide → 2.wide.kernel_size: value 1, 3  [also at 2.wide.padding]",
     ]
     document = json.loads(archsearch("space", manifest, "--arg", "width=2", "-o", "json").stdout)
     assert SearchSpace.from_json(document).size() == 6

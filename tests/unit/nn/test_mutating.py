@@ -396,7 +396,6 @@ def conv(**args: Any) -> dict[str, Any]:
             r"Block does not keep its argument 'width' as an attribute; give it in change too",
         ),
         ([Insert("stem", {"a": "keep"})], r"stem: candidate 'a': there is nothing to keep"),
-        ([Insert("", {"a": "identity"})], r"the network as a whole has no place"),
         ([Repeated("body", (1, 4))], r"body has 3 modules: .*3 blocks are too few for a depth of 4"),
         ([Replace("body.0", KEEP, call="gelu")], r"no forward of 'body.0' calls it: they call add, relu; name one"),
         ([Replace("stem", KEEP, call="relu")], r"fits no modules of the network's own with a forward"),

@@ -245,11 +245,9 @@ def class_of(name: str, path: str = "") -> Any:
         short = name.removeprefix("torch.nn.")
         found = getattr(nn, short, None)
         if found is None:
-            known = [each for each in dir(nn) if each[:1].isupper()]
-            close = difflib.get_close_matches(short, known, n=1)
-            hint = (
-                f"did you mean torch.nn.{close[0]}?" if close else "write module:Class for a class that is not torch's"
-            )
+            known = {each.lower(): each for each in dir(nn) if each[:1].isupper()}
+            close = difflib.get_close_matches(short.lower(), known, n=1)
+            hint = f"did you mean torch.nn.{known[close[0]]}?" if close else "write module:Class for other classes"
             raise MutationError(f"{where}torch.nn has no {short!r}; {hint}")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise MutationError(f"{where}{name} is no class of torch.nn.Module")

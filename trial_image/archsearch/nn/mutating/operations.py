@@ -232,8 +232,6 @@ class Insert(Operation):
         return _Beside(site.path, site.module, site.values)
 
     def at_module(self, tree: Tree, place: Place) -> None:
-        if not place.path:
-            raise MutationError("the network as a whole has no place before or after it; match a module in it")
         inserted = self._site(place.path, place.module).choice(self.candidates, self.label)
         tree.put(place, ChosenChain(place.module, inserted, before=self.before), [(place.module, "")])
 
