@@ -45,6 +45,7 @@ class Strategy(Generic[C]):
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     several_objectives: ClassVar[bool] = False  # it makes a Pareto search of several
+    reuses_weights: ClassVar[bool] = False  # its trials may begin with any earlier one's weights: all are kept
     retrains: ClassVar[int] = 0  # how many of the best are trained again where the manifest does not say
     kinds: ClassVar[tuple[TrialKind, ...]] = (TrialKind.EVALUATE,)  # the trial kinds that it submits
 

@@ -27,14 +27,13 @@ from archsearch_strategies.driver.crew import Crew, WorkersFailed
 from archsearch_strategies.driver.describe import cached_space, check_metrics, described_space, save_space
 from archsearch_strategies.driver.finish import Finish, export_row
 from archsearch_strategies.driver.identity import check_identity, experiment_record
-from archsearch_strategies.driver.journal import Journal
 from archsearch_strategies.driver.metrics import DriverMetrics
 from archsearch_strategies.driver.search import End, Search, may_reopen
-from archsearch_strategies.driver.session import Session, open_ledger, replay
+from archsearch_strategies.driver.session import Callbacks, Session, begin, open_ledger
 from archsearch_strategies.driver.summary import SUMMARY_KEY, Summary, summarize
 from archsearch_strategies.driver.trials import Row, TrialTable
 from archsearch_strategies.launch.base import LaunchContext, Launcher
-from archsearch_strategies.lease.book import LEASE_SECONDS, BookSettings, LeaseBook
+from archsearch_strategies.lease.book import LEASE_SECONDS
 from archsearch_strategies.lease.server import LeaseServer
 from archsearch_strategies.ledger import Ledger
 from archsearch_strategies.strategy import Execution, Strategy, StrategyError, strategy_run
@@ -149,6 +148,8 @@ class Driver:
         if self._search is not None:
             self._search.budget = self.spec.budget
             self._search.facts(self.spec.parallel_trials)
+        if self._opened is not None:
+            self._opened.retention.keep = self.spec.retention.checkpoints
         self._notice()
 
     def request_stop(self) -> None:
@@ -243,28 +244,18 @@ class Driver:
             self.store, patience=self._store_patience, waiting=waiting, stopped=lambda: self._stop_asked
         )
         self.bulletin.wait_for(None)
-        journal = Journal(ledger, self.table)
-        settings = BookSettings(
-            epoch=ledger.epoch,
-            retries=self.spec.trials.retries,
-            objectives=self.table.objectives,
-            parallelism=self.spec.parallel_trials,
-            constraints=tuple(self.spec.constraints),
-            lease_seconds=self._lease_seconds,
-        )
-        book = LeaseBook(
-            settings,
+        session = begin(
+            ledger,
+            self.store,
             self.table,
-            journal,
-            assign=self._assign,
-            finished=self._row_finished,
-            now=asyncio.get_running_loop().time,
+            self.spec,
+            Callbacks(self._assign, self._row_finished, self._crew.serves, self.metrics.queue.observe),
+            lease_seconds=self._lease_seconds,
+            keep_all=self._strategy_class().reuses_weights,
             wall=self._wall,
         )
-        book.observe_wait = self.metrics.queue.observe
-        book.granted = self._crew.serves
-        watch = asyncio.create_task(self._watch_ledger(ledger))
-        return Session(ledger, journal, book, replay(ledger, self.table), watch)
+        session.watch = asyncio.create_task(self._watch_ledger(ledger))
+        return session
 
     async def _accept(self) -> SearchSpace:
         """The search space, and the last checks that need it."""
@@ -462,9 +453,14 @@ class Driver:
         self.metrics.finished(row)
         if self._search is not None:
             self._search.row_finished(row)
+        self.session.retention.look()
+
+    def _strategy_class(self) -> type[Strategy[Any]]:
+        found: type[Strategy[Any]] = registry.find("archsearch.strategies", self.spec.strategy.name)
+        return found
 
     def _strategy(self) -> Strategy[Any]:
-        found: type[Strategy[Any]] = registry.find("archsearch.strategies", self.spec.strategy.name)
+        found = self._strategy_class()
         return found(found.Config.model_validate(self.spec.strategy.config))
 
     def _assign(self, row: Row) -> Assignment:
@@ -474,5 +470,5 @@ class Driver:
             row,
             storage=self._storage,
             space_digest=None if self._space is None else self._space.digest,
-            keep_all=False,
+            keep_all=self._strategy_class().reuses_weights,
         )

@@ -164,6 +164,13 @@ class Result(RecordBase):
     time: float
 
 
+class Discarded(RecordBase):
+    """Weights that nothing needs any more: written first, then deleted."""
+
+    type: Literal["discarded"] = "discarded"
+    keys: list[str]
+
+
 class Handed(RecordBase):
     """Input: the strategy was given this trial's result."""
 
@@ -223,7 +230,8 @@ class Closed(RecordBase):
 
 Record = (
     Experiment | Opened | Accepted | Facts | Submitted | Added | Staged | StopAsked | Stopped | Leased | Reported
-    | Returned | Reclaimed | Result | Handed | Memo | Suspended | Resumed | Ended | Exported | Reopened | Closed
+    | Returned | Reclaimed | Result | Discarded | Handed | Memo | Suspended | Resumed | Ended | Exported | Reopened
+    | Closed
 )  # fmt: skip
 
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])

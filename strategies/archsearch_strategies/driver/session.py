@@ -10,14 +10,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from archsearch.errors import StoreUnavailable
+from archsearch.protocol import Assignment
+from archsearch.spec.experiment import ExperimentSpec
 from archsearch.store import Store
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.journal import Journal
-from archsearch_strategies.driver.trials import TrialTable
-from archsearch_strategies.lease.book import LeaseBook
+from archsearch_strategies.driver.retention import Retention
+from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.lease.book import BookSettings, LeaseBook
 from archsearch_strategies.ledger import Ledger
 
 _LONGEST_PAUSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What the driver does for the lease book, and hears of it."""
+
+    assign: Callable[[Row], Assignment]
+    finished: Callable[[Row], None]
+    granted: Callable[[], None]
+    waited: Callable[[float], None]  # seconds that a trial was in the queue
 
 
 @dataclass
@@ -27,15 +40,18 @@ class Session:
     ledger: Ledger
     journal: Journal
     book: LeaseBook
+    retention: Retention
     recorded: list[r.Record]  # what the strategy's replay needs; emptied by it
-    watch: asyncio.Task[None]  # ends when the ledger cannot be written any more
+    watch: asyncio.Task[None] | None = None  # ends when the ledger cannot be written any more
 
     async def close(self, last: r.Record | None) -> None:
         """Write a last record, where the ledger still can be written, and close it."""
-        self.watch.cancel()
+        if self.watch is not None:
+            self.watch.cancel()
         if last is not None and self.ledger.failure is None:
             self.journal.write(last)
             self.journal.flush()
+        await self.retention.close()
         await asyncio.to_thread(self.ledger.close)
 
 
@@ -66,8 +82,38 @@ async def open_ledger(
             pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause)
 
 
-def replay(ledger: Ledger, table: TrialTable) -> list[r.Record]:
-    """Bring the table up to date; gives what the strategy's replay needs, and frees the rest."""
+def begin(
+    ledger: Ledger,
+    store: Store,
+    table: TrialTable,
+    spec: ExperimentSpec,
+    callbacks: Callbacks,
+    *,
+    lease_seconds: float,
+    keep_all: bool,
+    wall: Callable[[], float],
+) -> Session:
+    """Bring the table up to date from an open ledger, and be ready to lease. Needs a running event loop."""
     recorded = table.replay(ledger.records)
     ledger.records.clear()
-    return recorded
+    journal = Journal(ledger, table)
+    settings = BookSettings(
+        epoch=ledger.epoch,
+        retries=spec.trials.retries,
+        objectives=table.objectives,
+        parallelism=spec.parallel_trials,
+        constraints=tuple(spec.constraints),
+        lease_seconds=lease_seconds,
+    )
+    book = LeaseBook(
+        settings,
+        table,
+        journal,
+        assign=callbacks.assign,
+        finished=callbacks.finished,
+        now=asyncio.get_running_loop().time,
+        wall=wall,
+    )
+    book.granted, book.observe_wait = callbacks.granted, callbacks.waited
+    retention = Retention(store, table, journal, keep=spec.retention.checkpoints, keep_all=keep_all)
+    return Session(ledger, journal, book, retention, recorded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import insort
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ FINISHED = frozenset(
 REUSABLE = frozenset({TrialState.SUCCEEDED, TrialState.CACHED})
 BEST_KEPT = 20
 POINTS_KEPT = 1000
+DISCARDED_KEPT = 64
 
 Identity = tuple[str, str, int, str]
 
@@ -102,6 +103,9 @@ class TrialTable:
         self.best: list[Row] = []  # best first, by the first objective, ties by number
         self.pareto: list[Row] = []  # not dominated, by number
         self.goal: Row | None = None  # the first trial that met every target
+        self.weights: dict[str, list[Row]] = {}  # trained candidates' weights in the store, by key
+        self.needed: Counter[str] = Counter()  # checkpoints that unfinished trials begin with, by key
+        self.discarded: deque[str] = deque(maxlen=DISCARDED_KEPT)  # the last keys said to be gone
         self.experiment: r.Experiment | None = None
         self.space: str | None = None
         self.facts: r.Facts | None = None
@@ -187,6 +191,7 @@ class TrialTable:
     def _enter(self, row: Row) -> None:
         self.rows[row.number or 0] = row
         self.counts[TrialState.PENDING] += 1
+        self.needed[_input(row)] += 1
         self.known.setdefault(row.identity, row)
 
     @property
@@ -232,6 +237,8 @@ class TrialTable:
         row.metrics, row.failure, row.message = record.metrics, record.failure, record.message
         row.resources, row.artifacts, row.payload = record.resources, record.artifacts, record.payload
         row.source = record.source or row.source
+        self.needed[_input(row)] -= 1
+        self._hold(row)
         if not row.added:
             self.unhanded[record.number] = row
             self.failed += record.state is TrialState.FAILED
@@ -243,6 +250,19 @@ class TrialTable:
             del self.known[row.identity]
         if row.state in REUSABLE and row.kind in CANDIDATES:
             self._rank(row)
+
+    def _hold(self, row: Row) -> None:
+        """Only what lies in the folder of a trial: its own, or that of the equal trial whose result it has."""
+        key = row.artifacts.get("checkpoint", "")
+        owners = (row.number, row.source) if row.state is TrialState.CACHED else (row.number,)
+        if row.kind in CANDIDATES and key.startswith(tuple(f"trials/{number}/" for number in owners)):
+            self.weights.setdefault(key, []).append(row)
+
+    def _discard(self, record: r.Discarded) -> None:
+        for key in record.keys:
+            for row in self.weights.pop(key, ()):
+                row.artifacts = {name: value for name, value in row.artifacts.items() if name != "checkpoint"}
+        self.discarded.extend(record.keys)
 
     def _rank(self, row: Row) -> None:
         row.values = objective_values(self.objectives, row.metrics)
@@ -290,6 +310,10 @@ class TrialTable:
         self._pause(record.time)
 
 
+def _input(row: Row) -> str:
+    return str(row.params.get("checkpoint") or "")
+
+
 def _covers(values: tuple[float, ...], other: tuple[float, ...]) -> bool:
     """At least as good everywhere: dominates, or is equal (the earlier of equals stays)."""
     return all(a >= b for a, b in zip(values, other, strict=True))
@@ -317,6 +341,7 @@ _HANDLERS: dict[type, Callable[[TrialTable, Any], None]] = {
     r.Returned: TrialTable._returned,
     r.Reclaimed: TrialTable._reclaimed,
     r.Result: TrialTable._result,
+    r.Discarded: TrialTable._discard,
     r.Handed: TrialTable._handed,
     r.Suspended: TrialTable._suspend,
     r.Resumed: TrialTable._resume,

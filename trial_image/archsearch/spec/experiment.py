@@ -379,7 +379,8 @@ class Retention(Model):
 
     checkpoints: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=2,
-        description="Newest checkpoints kept of each trial, beside the best and those that a trial refers to.",
+        description="Newest checkpoints kept of each trial, and of how many of the best trials the weights are kept; "
+        "what a trial refers to is always kept.",
     )
     on_delete: OnDelete = Field(
         default=OnDelete.RETAIN, description="Retain or Delete the run's folder when the experiment is deleted."
