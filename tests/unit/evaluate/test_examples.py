@@ -25,11 +25,14 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 def beside_the_manifest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     yield
-    for name in ("custom_space", "plain_trial"):
+    for name in ("custom_space", "plain_trial", "plain_networks"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(("name", "least"), [("digits", 0.8), ("custom_space", 0.8), ("plain_trial", 0.8)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("digits", 0.8), ("custom_space", 0.8), ("plain_trial", 0.8), ("mutate_resnet", 0.7), ("mutate_transformer", 0.5)],
+)
 def test_a_trial_of_each_example_trains_exports_and_loads(make_context: MakeContext, name: str, least: float) -> None:
     spec = NASExperiment.model_validate(yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())).spec
     fields: dict[str, Any] = {
