@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from archsearch.space import Architecture
+from archsearch.space import Architecture, SpaceError
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig
 
 # Draws that may repeat known architectures before the rest of a small space is listed and drawn from instead.
@@ -31,41 +29,43 @@ class RandomSearch(Strategy["RandomSearch.Config"]):
 
 
 class Unseen:
-    """Draws architectures of a run's space that were not drawn before."""
+    """The architectures of a run's space that were tried, by canonical hash, and draws of others."""
 
     def __init__(self, run: Run) -> None:
         self._space, self._rng = run.space, run.rng
         self._seen: set[str] = set()
         self._rest: list[Architecture] | None = None  # shuffled, once drawing gave only repeats
 
-    def mark(self, digest: str) -> None:
-        """Count an architecture (by its hash) as drawn."""
-        self._seen.add(digest)
+    def __contains__(self, architecture: Architecture) -> bool:
+        return self._space.hash(architecture) in self._seen
 
-    def draw(self) -> Architecture | None:
-        """A new architecture, or None when the space has no more."""
-        if self._rest is None:
-            for _ in range(_REPEATS):
-                architecture = self._space.sample(self._rng)
-                if self._take(architecture):
-                    return architecture
-            self._rest = self._list_rest()
-        while self._rest:
-            architecture = self._rest.pop()
-            if self._take(architecture):
-                return architecture
-        return None
-
-    def _take(self, architecture: Architecture) -> bool:
+    def take(self, architecture: Architecture) -> bool:
+        """Count an architecture as tried; False where it was before."""
         digest = self._space.hash(architecture)
         if digest in self._seen:
             return False
         self._seen.add(digest)
         return True
 
+    def draw(self) -> Architecture | None:
+        """A new architecture, or None when the space has no more."""
+        if self._rest is None:
+            for _ in range(_REPEATS):
+                architecture = self._space.sample(self._rng)
+                if self.take(architecture):
+                    return architecture
+            self._rest = self._list_rest()
+        while self._rest:
+            architecture = self._rest.pop()
+            if self.take(architecture):
+                return architecture
+        return None
+
     def _list_rest(self) -> list[Architecture]:
-        size: Any = self._space.size()
-        if size > _LISTABLE:
+        try:
+            if self._space.size() > _LISTABLE:
+                return []
+        except SpaceError:  # too entangled to count
             return []
         rest = [each for each in self._space.enumerate() if self._space.hash(each) not in self._seen]
         self._rng.shuffle(rest)

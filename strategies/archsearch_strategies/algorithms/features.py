@@ -1,0 +1,73 @@
+"""Architectures as numbers for a predictor, in any search space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archsearch.space import Architecture, Categorical, Choice, Rng, SearchSpace
+
+Matrix = NDArray[np.float64]
+
+_REFERENCE = 128  # random architectures that give the features their scale
+_GROUPS = 48  # scales that a predictor may learn; more columns than that share them
+
+
+class Features:
+    """The encoding of `SearchSpace.encode`, and how often each candidate occurs among choices that offer the same.
+
+    The first is the adjacency encoding of White et al., "A study on encodings for neural architecture search" (NeurIPS
+    2020), generalised to conditional and ordinal choices and subsets; the second tells how many of each operation there
+    are, wherever they stand. Columns are scaled so that two random architectures have a squared
+    distance of 1 in the mean, half of it (where there are counts) in the encoding.
+
+    Attributes:
+        groups: of each column, the index of the scale that it shares.
+    """
+
+    def __init__(self, space: SearchSpace, rng: Rng) -> None:
+        self._space = space
+        self._families = _families(space)
+        self._scale = np.ones(len(space.columns) + sum(len(family[0].options) for family in self._families))
+        self.groups = self._grouped()
+        sample = self.of(space.sample(rng) for _ in range(_REFERENCE))
+        spread = 2.0 * sample.var(axis=0)  # the mean squared distance of two independent draws
+        encoding = len(space.columns)
+        parts = [slice(0, encoding), slice(encoding, None)] if self._families else [slice(0, None)]
+        for part in parts:
+            total = float(spread[part].sum()) * len(parts)
+            self._scale[part] = 1.0 / np.sqrt(total) if total > 0.0 else 1.0
+
+    def of(self, architectures: Iterable[Architecture]) -> Matrix:
+        """(architectures, features)."""
+        rows = [self._space.encode(each) + self._counts(each) for each in architectures]
+        return np.asarray(rows, dtype=np.float64).reshape(len(rows), len(self._scale)) * self._scale
+
+    def _counts(self, architecture: Architecture) -> list[float]:
+        counts: list[float] = []
+        for family in self._families:
+            taken = [architecture.get(choice.name) for choice in family]
+            counts += [taken.count(option) / len(family) for option in family[0].options]
+        return counts
+
+    def _grouped(self) -> NDArray[np.intp]:
+        """One group a column while they are few, else one a choice, else as many runs of columns as are allowed."""
+        columns = len(self._scale)
+        if columns <= _GROUPS:
+            return np.arange(columns)
+        widths = [choice.width + bool(choice.when) for choice in self._space] + [
+            len(family[0].options) for family in self._families
+        ]
+        blocks = np.repeat(np.arange(len(widths)), widths)
+        return blocks if len(widths) <= _GROUPS else blocks * _GROUPS // len(widths)
+
+
+def _families(space: SearchSpace) -> list[list[Choice]]:
+    """Categorical choices that offer the same candidates, where there are at least two of them."""
+    families: dict[object, list[Choice]] = {}
+    for choice in space:
+        if isinstance(choice, Categorical):
+            families.setdefault(choice.options, []).append(choice)
+    return [family for family in families.values() if len(family) > 1]

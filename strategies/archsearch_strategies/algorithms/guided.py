@@ -1,0 +1,129 @@
+"""Strategies that fit a model to the results and try what it proposes, at any concurrency."""
+
+from __future__ import annotations
+
+import heapq
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+from archsearch.protocol import FailureClass, TrialState
+from archsearch.space import Architecture
+from archsearch_strategies.algorithms.random import Unseen
+from archsearch_strategies.strategy import Run, Trial
+
+_BATCH = 50  # proposals of one fit at most
+_FITS_EACH = 500  # finished trials for one more proposal a fit, so that the fits of a long run grow with its logarithm
+
+
+class Guided(ABC):
+    """Steady search by fits. Random architectures until `initial` results are there, and where a fit has none to give.
+
+    A fit runs when a worker is free and every result is learned, outside the event loop and recorded (`Run.memo`). Its
+    answer is a JSON object whose `proposals` are architectures.
+
+    Args:
+        initial: usable results before the first fit.
+        window: results that a fit sees.
+    """
+
+    def __init__(self, run: Run, *, initial: int, window: int) -> None:
+        self.run = run
+        self.unseen = Unseen(run)
+        self.history = History(window)
+        self.learned = 0  # results so far, failed ones too
+        self.fits = 0
+        self._initial = initial
+        self._window = window
+        self._proposals: deque[Architecture] = deque()
+        self._out: dict[int, Architecture] = {}
+
+    @abstractmethod
+    def fit(self, wanted: int, pending: list[Architecture]) -> Callable[[], dict[str, Any]]:
+        """The computation of `wanted` proposals, while `pending` are being tried. It sees only what is known now."""
+
+    def take(self, answer: dict[str, Any]) -> None:
+        """Use the answer of a fit."""
+        proposals = [self.run.space.validate(each) for each in answer["proposals"]]
+        self._proposals.extend(each for each in proposals if self.unseen.take(each))
+
+    async def search(self) -> None:
+        async for trial in self.run.steady(self._propose):
+            self.learned += 1
+            del self._out[trial.number]
+            self.history.add(trial)
+            if self._due:
+                self.fits += 1
+                self.take(await self.run.memo(self._fit()))
+
+    @property
+    def _waiting(self) -> bool:
+        """Results are there that were not learned yet."""
+        return self.run.handed > self.learned
+
+    @property
+    def _due(self) -> bool:
+        enough = self.history.usable >= self._initial and self.history.varied
+        return enough and not self._waiting and len(self._proposals) < self.run.free
+
+    def _fit(self) -> Callable[[], dict[str, Any]]:
+        wanted = max(self.run.free - len(self._proposals), 1 + self.learned // _FITS_EACH)
+        return self.fit(min(wanted, _BATCH), [*self._out.values(), *self._proposals][-self._window :])
+
+    def _propose(self) -> Architecture | None:
+        if self._proposals:
+            architecture: Architecture | None = self._proposals.popleft()
+        elif self._waiting:
+            return None  # they are learned first
+        else:
+            architecture = self.unseen.draw()
+        if architecture is not None:
+            self._out[self.run.submitted + 1] = architecture
+        return architecture
+
+
+class History:
+    """Finished trials of which a fit may learn; keeps the best half of a window and the newest.
+
+    Architectures that turned out infeasible or too large for memory count as the worst seen, since that is the
+    architecture's doing; other failures tell nothing.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._best: list[tuple[float, int, Trial]] = []  # a heap, the worst first
+        self._newest: deque[Trial] = deque(maxlen=window)
+        self.usable = 0
+        self._range = (float("inf"), float("-inf"))
+
+    @property
+    def varied(self) -> bool:
+        """Not all scores are equal."""
+        return self._range[0] < self._range[1]
+
+    def add(self, trial: Trial) -> None:
+        if not trial.ok:
+            if trial.state is TrialState.INFEASIBLE or trial.failure is FailureClass.OUT_OF_MEMORY:
+                self._newest.append(trial)
+            return
+        self.usable += 1
+        self._range = (min(self._range[0], trial.score), max(self._range[1], trial.score))
+        self._newest.append(trial)
+        heapq.heappush(self._best, (trial.score, -trial.number, trial))
+        if len(self._best) > self._window // 2:
+            heapq.heappop(self._best)
+
+    def window(self) -> list[Trial]:
+        """At most `window` trials, the best first."""
+        kept = [trial for _, _, trial in sorted(self._best, reverse=True, key=lambda each: each[:2])]
+        numbers = {trial.number for trial in kept}
+        newest = (trial for trial in reversed(self._newest) if trial.number not in numbers)
+        return kept + list(islice(newest, self._window - len(kept)))
+
+
+def scores(trials: list[Trial]) -> list[float]:
+    """The trials' scores; the lowest of them for those without a result."""
+    known = [trial.score for trial in trials if trial.ok]
+    return [trial.score if trial.ok else min(known) for trial in trials]

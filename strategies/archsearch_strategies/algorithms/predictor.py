@@ -1,0 +1,159 @@
+"""Predictor-guided evolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from archsearch.space import Architecture, Rng, SearchSpace, SpaceError
+from archsearch_strategies.algorithms.features import Features, Matrix
+from archsearch_strategies.algorithms.gaussian import GaussianProcess, Vector, expected_improvement, normal_scores
+from archsearch_strategies.algorithms.guided import Guided, scores
+from archsearch_strategies.algorithms.random import Unseen
+from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
+
+_TWICE = 0.4  # probability that a mutation is followed by another one
+_RANDOM = 0.1  # share of random architectures among the candidates
+
+
+class Acquisition(StrEnum):
+    EXPECTED_IMPROVEMENT = "ExpectedImprovement"
+    THOMPSON = "Thompson"
+
+
+class Predictor(Strategy["Predictor.Config"]):
+    """Mutate the best, predict the children with a model of all results, try the most promising.
+
+    The family of White, Neiswanger and Savani, "BANANAS: Bayesian optimization with neural architectures for neural
+    architecture search" (AAAI 2021; its independent Thompson sampling is `Thompson`), and Wei et al., "NPENAS: neural
+    predictor guided evolution for neural architecture search" (TNNLS 2022). The predictor is a Gaussian process on the
+    encoding (`features`, `gaussian`), on the ranks of the results: it learns from a few results and knows where it is
+    unsure, as an ensemble of networks does from many. Steady state at any concurrency: what is being tried counts as if
+    it had its predicted result. A fit sees a bounded window: the best and the newest results.
+    """
+
+    class Config(StrategyConfig):
+        initial: int = Field(default=10, ge=2, le=100_000, description="Random architectures before the first fit.")
+        window: int = Field(
+            default=300, ge=10, le=2000, description="Results a fit sees: the best half of it and the newest."
+        )
+        parents: int = Field(default=10, ge=1, le=1000, description="Best architectures that are mutated.")
+        candidates: int = Field(default=200, ge=10, le=10_000, description="Architectures predicted for each proposal.")
+        acquisition: Acquisition = Field(
+            default=Acquisition.EXPECTED_IMPROVEMENT,
+            description="What makes a candidate promising: ExpectedImprovement over the best, or a draw from its own "
+            "predicted distribution (Thompson).",
+        )
+        explore: float = Field(
+            default=0.02, ge=0.0, le=1.0, description="Probability of a random architecture instead of a predicted one."
+        )
+
+        @model_validator(mode="after")
+        def _bounded(self) -> Self:
+            if self.initial > self.window:
+                raise ValueError(f"initial is {self.initial}, more than window {self.window}: a fit must see them all")
+            return self
+
+    async def search(self, run: Run) -> None:
+        await _Evolution(self.config, run).search()
+
+
+class _Evolution(Guided):
+    def __init__(self, config: Predictor.Config, run: Run) -> None:
+        super().__init__(run, initial=config.initial, window=config.window)
+        self._config = config
+        self._features = Features(run.space, run.rng.fork("features"))
+        self._scales: list[float] = []
+
+    def take(self, answer: dict[str, Any]) -> None:
+        super().take(answer)
+        self._scales = answer["scales"]
+
+    def fit(self, wanted: int, pending: list[Architecture]) -> _Fit:
+        return _Fit(
+            config=self._config,
+            space=self.run.space,
+            features=self._features,
+            rng=self.run.rng.fork(f"fit {self.fits}"),
+            unseen=self.unseen,
+            window=self.history.window(),
+            pending=pending,
+            scales=self._scales,
+            wanted=wanted,
+        )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One fit and its proposals: a pure computation, done once and recorded."""
+
+    config: Predictor.Config
+    space: SearchSpace
+    features: Features
+    rng: Rng
+    unseen: Unseen
+    window: list[Trial]
+    pending: list[Architecture]
+    scales: list[float]
+    wanted: int
+
+    def __call__(self) -> dict[str, Any]:
+        targets = normal_scores(np.array(scores(self.window)))
+        targets -= targets.mean()
+        model = GaussianProcess(
+            self.features.of(_architectures(self.window)), targets, self.features.groups, self.scales
+        )
+        scales = model.scales.tolist()
+        candidates = self._candidates()
+        model.believe(self.features.of(self.pending))
+        mean, covariance = model.posterior(self.features.of(candidates))
+        chosen = self._choose(mean, covariance, float(targets.max()))
+        return {"scales": scales, "proposals": [candidates[index].to_json() for index in chosen]}
+
+    def _candidates(self) -> list[Architecture]:
+        """New architectures, each once: mutations of the best, and some random ones."""
+        space, rng, found = self.space, self.rng, dict[str, Architecture]()
+        parents = _architectures([trial for trial in self.window[: self.config.parents] if trial.ok])
+        for _ in range(max(self.config.candidates, 4 * self.wanted)):
+            child = space.sample(rng) if rng.random() < _RANDOM else self._child(parents)
+            if child not in self.unseen:
+                found[space.hash(child)] = child
+        return list(found.values())
+
+    def _child(self, parents: list[Architecture]) -> Architecture:
+        """One mutation or more of a parent; the square of a uniform number prefers the better ones."""
+        child = parents[int(len(parents) * self.rng.random() ** 2)]
+        try:
+            child = self.space.mutate(child, self.rng)
+            while self.rng.random() < _TWICE:
+                child = self.space.mutate(child, self.rng)
+        except SpaceError:  # nothing can be changed here: the parent itself, which is known
+            pass
+        return child
+
+    def _choose(self, mean: Vector, covariance: Matrix, best: float) -> list[int]:
+        """Candidates one by one; what is chosen counts as observed for the next."""
+        chosen: list[int] = []
+        open_ = np.ones(len(mean), dtype=bool)
+        for _ in range(min(self.wanted, len(mean))):
+            spread = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+            if self.rng.random() < self.config.explore:
+                value = np.array([self.rng.random() for _ in mean])
+            elif self.config.acquisition is Acquisition.THOMPSON:
+                value = mean + spread * np.array([self.rng.normal() for _ in mean])
+            else:
+                value = expected_improvement(mean, spread, best)
+            index = int(np.argmax(np.where(open_, value, -np.inf)))
+            chosen.append(index)
+            open_[index] = False
+            column = covariance[:, index]
+            covariance = covariance - np.outer(column, column) / (column[index] + 1e-6)
+        return chosen
+
+
+def _architectures(trials: list[Trial]) -> list[Architecture]:
+    return [trial.architecture for trial in trials if trial.architecture is not None]
