@@ -25,15 +25,26 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 def beside_the_manifest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     yield
-    for name in ("custom_space", "plain_trial", "plain_networks"):
+    for name in ("custom_space", "plain_trial", "plain_networks", "regression_space", "text_space"):
         sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
-    ("name", "least"),
-    [("digits", 0.8), ("custom_space", 0.8), ("plain_trial", 0.8), ("mutate_resnet", 0.7), ("mutate_transformer", 0.5)],
+    ("name", "least", "most", "output"),
+    [
+        ("digits", 0.8, 1.0, (10,)),
+        ("custom_space", 0.8, 1.0, (10,)),
+        ("plain_trial", 0.8, 1.0, (10,)),
+        ("mutate_resnet", 0.7, 1.0, (10,)),
+        ("mutate_transformer", 0.5, 1.0, (10,)),
+        ("regression", 0.4, 0.7, (1,)),
+        ("text_classification", 0.5, 0.9, (3,)),
+        ("language_modelling", 5.0, 60.0, (64, 100)),
+    ],
 )
-def test_a_trial_of_each_example_trains_exports_and_loads(make_context: MakeContext, name: str, least: float) -> None:
+def test_a_trial_of_each_example_trains_exports_and_loads(
+    make_context: MakeContext, name: str, least: float, most: float, output: tuple[int, ...]
+) -> None:
     spec = NASExperiment.model_validate(yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())).spec
     fields: dict[str, Any] = {
         "model_space": spec.model_space,
@@ -47,7 +58,7 @@ def test_a_trial_of_each_example_trains_exports_and_loads(make_context: MakeCont
     fields |= {"architecture": space.sample(Rng(1)).to_json(), "space_digest": space.digest}
     context = make_context(**fields)
     metrics = run_kind(context).metrics
-    assert metrics["accuracy"] > least
+    assert least < metrics[spec.objectives[0].metric] <= most
     weights = context.save_final_weights(metrics)
     assert weights is not None
     export = make_context(
@@ -57,7 +68,9 @@ def test_a_trial_of_each_example_trains_exports_and_loads(make_context: MakeCont
     assert payload["program"] == "dynamic", payload["message"]
     model = archsearch.load(export.artifacts, trust_code=True)
     with torch.no_grad():
-        assert model(torch.zeros(5, *described["inputShape"])).shape == (5, 10)
+        inputs = torch.zeros(5, *described["inputShape"])
+        found = model(inputs.long() if "tokens" in model.archsearch["input"] else inputs)
+    assert found.shape == (5, *output)
 
 
 def test_the_plain_script_runs_by_hand_with_the_first_candidates(capsys: pytest.CaptureFixture[str]) -> None:
