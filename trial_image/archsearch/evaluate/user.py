@@ -65,14 +65,14 @@ def import_target(target: str) -> Any:
 def fault(error: BaseException, what: str) -> UserError:
     """An exception of user code as one that names file, line and text; archsearch's own errors keep their text."""
     if isinstance(error, ArchsearchError):
-        return UserError(f"{what}: {error}")
+        return UserError(f"{what}: {error}{_at(error, theirs_only=True)}")
     if isinstance(error, SyntaxError):
         return UserError(f"{what}: {error.msg} ({error.filename}, line {error.lineno})")
     text = str(error)
     return UserError(f"{what}: {type(error).__name__}{': ' + text if text else ''}{_at(error)}")
 
 
-def _at(error: BaseException) -> str:
+def _at(error: BaseException, *, theirs_only: bool = False) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -83,7 +83,7 @@ def _at(error: BaseException) -> str:
         for frame in frames
         if "archsearch" not in Path(frame.filename).parts and "torch" not in Path(frame.filename).parts
     ]
-    last = (theirs or frames or [None])[-1]  # type: ignore[list-item]
+    last = (theirs or ([] if theirs_only else frames) or [None])[-1]  # type: ignore[list-item]
     return f" ({last.filename}, line {last.lineno})" if last is not None else ""
 
 
