@@ -125,6 +125,22 @@ def childless() -> bool:
     return False
 
 
+def is_alone(parent: int, child: int) -> bool:
+    """Whether `child` has no descendants and is all that there is below `parent`. False where the kernel does not tell.
+
+    Cheaper than `descendants`, which looks at every process of the machine.
+    """
+    try:
+        return _children(parent) == [child] and not _children(child)
+    except OSError:
+        return False
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(found) for task in tasks for found in (task / "children").read_text().split()]
+
+
 def _reap(spared: set[int]) -> None:
     for pid in children_of_all().get(os.getpid(), []):
         if pid not in spared:

@@ -43,6 +43,7 @@ class Child:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     exited: asyncio.Future[Exit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    pid: int = 0  # known a moment after the fork
     key: str = ""  # what a long-lived child can serve; empty: one trial only
 
     def send(self, message: JsonObject) -> None:
@@ -116,6 +117,10 @@ class Zygote:
             with contextlib.suppress(ZygoteFailed):
                 self._ask({"op": "kill", "number": child.number})
 
+    def is_alone(self, child: Child) -> bool:
+        """Whether the child's trial has left no other process. False where that cannot be told quickly."""
+        return self._process is not None and child.pid > 0 and linux.is_alone(self._process.pid, child.pid)
+
     async def sweep(self) -> int:
         """Kill what a long-lived child left behind, the child itself spared. Returns how many could not be killed."""
         self._swept = asyncio.get_running_loop().create_future()
@@ -172,6 +177,9 @@ class Zygote:
                 self._ready.set_exception(
                     ZygoteFailed(f"the zygote cannot import what trials need: {event['message']}")
                 )
+            case "spawned":
+                if (spawned := self._children.get(event["number"])) is not None:
+                    spawned.pid = event["pid"]
             case "swept" if self._swept is not None and not self._swept.done():
                 self._swept.set_result(event["left"])
             case "exited":

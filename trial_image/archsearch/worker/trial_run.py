@@ -208,11 +208,15 @@ class TrialRun:
                 self._start_upload()
 
     async def _end(self, child: Child, result: JsonObject | None) -> Exit | None:
-        """Wait for the process's end; None where it goes on to serve."""
+        """Wait for the process's end; None where it goes on to serve, or ends by itself with nothing left below it."""
         succeeded = result is not None and _state(result) == TrialState.SUCCEEDED
-        if child.key and succeeded and not self._killed and not child.exited.done():
-            self._around.children.keep(child)
-            return None
+        if succeeded and not self._killed and not child.exited.done():
+            if child.key:
+                self._around.children.keep(child)
+                return None
+            if self._around.children.is_alone(child):
+                self._around.children.part(child)
+                return None
         try:
             done, _ = await asyncio.wait({child.exited}, timeout=EXIT_SECONDS)
             if not done:
