@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,35 @@ async def test_too_many_failures_fail_it_and_a_raised_budget_goes_on(tmp_path: P
     assert summary.failures == {"userError": 3}
     again = await fake.run(tmp_path, fake.experiment(budget={"maxTrials": 12, "maxFailedTrials": 3}))
     assert (again.state, again.trials["failed"], again.trials["succeeded"]) == ("Succeeded", 3, 9)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("how", ["target", "budget", "stop", "failures"])
+async def test_the_strategy_is_dropped_without_a_warning(tmp_path: Path, how: str) -> None:
+    """Its coroutine, and what it iterates over, are in the middle of something when the search ends."""
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    spec: dict[str, Any] = {"budget": {"maxTrials": 40}, "parallelTrials": 3}
+    if how == "target":
+        spec["objectives"] = [{"metric": "accuracy", "target": "0.3"}]
+    broken = range(5, 20) if how == "failures" else range(0)
+    inner = failing(broken, FailureClass.USER_ERROR)
+    launcher = fake.FakeLauncher()
+    wanted = fake.experiment("regularized-evolution", {"population": 4, "sample": 2}, **spec)
+    driver = Driver(wanted, open_store(str(tmp_path)), launcher)
+
+    async def evaluate(assignment: Assignment) -> Outcome:
+        if how == "stop" and assignment.number == 9:
+            driver.request_stop()
+        return await inner(assignment)
+
+    launcher.evaluate = evaluate
+    summary = await driver.run()
+    assert summary.state == {"stop": "Stopped", "failures": "Failed"}.get(how, "Succeeded")
+    del driver
+    gc.collect()  # what was forgotten would tell so now
+    await asyncio.sleep(0)
+    assert told == []
 
 
 async def test_gpu_seconds_and_duration(tmp_path: Path) -> None:
