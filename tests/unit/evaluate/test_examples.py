@@ -39,7 +39,7 @@ def beside_the_manifest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("mutate_transformer", 0.5, 1.0, (10,)),
         ("regression", 0.4, 0.7, (1,)),
         ("text_classification", 0.5, 0.9, (3,)),
-        ("language_modelling", 5.0, 60.0, (64, 100)),
+        ("language_modelling", 5.0, 60.0, (64, 151)),
     ],
 )
 def test_a_trial_of_each_example_trains_exports_and_loads(

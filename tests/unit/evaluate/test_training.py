@@ -271,3 +271,20 @@ def test_large_parts_stay_where_they_are(tmp_path: Path, make_context: MakeConte
     inputs, labels = trainer.train_part.batch(torch.tensor([3, 5]), "cpu")
     assert torch.equal(inputs, evaluator.task().train.inputs[[3, 5]])
     assert labels.shape == (2,)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_on_a_gpu_a_released_trial_resumes_with_its_loss_scale(
+    make_context: MakeContext, line: Any, precision: str
+) -> None:
+    options = {**EVERYTHING, "precision": precision}
+    whole, _ = train(make_context(), **options)
+    channel = line("release", 12)
+    context = make_context(channel=channel)
+    with pytest.raises(TrialReleased):
+        train(context, **options)
+    name = next(message["name"] for message in channel.sent if message["type"] == "checkpoint")
+    found, _ = train(make_context(resume=context.directory / "checkpoints" / name), **options)
+    assert found == whole

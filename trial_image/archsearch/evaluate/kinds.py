@@ -133,7 +133,8 @@ def run_kind(context: TrialContext) -> KindResult:
 
 def preload() -> None:
     """Import what every trial needs, for the zygote: no data, no user code, CUDA untouched."""
-    from archsearch.evaluate import training  # noqa: F401
+    from archsearch.evaluate import tasks, training  # noqa: F401
+    from archsearch.zoo import operations  # noqa: F401
 
     # Looking for entry points reads the metadata of every installed package.
     registered("archsearch.spaces")
