@@ -17,7 +17,16 @@ GENOTYPE: dict[str, Any] = {"normal": NODE * 4, "reduce": NODE * 4}
 
 
 def test_every_published_architecture_is_in_its_space() -> None:
-    for name in ("darts", "nasnet", "amoebanet", "pnas", "enas-micro", "proxylessnas", "mobilenetv3", "shufflenet-spos"):
+    for name in (
+        "darts",
+        "nasnet",
+        "amoebanet",
+        "pnas",
+        "enas-micro",
+        "proxylessnas",
+        "mobilenetv3",
+        "shufflenet-spos",
+    ):
         for key, entry in zoo.published(name).items():
             architecture = zoo.architecture(name, key)
             assert isinstance(architecture, Architecture), key
@@ -32,7 +41,7 @@ def test_darts() -> None:
     assert architecture["normal/op_4_1"] == SEP
     assert architecture["normal/op_4_0"] == SKIP
     assert "normal/op_4_2" not in architecture
-    named = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")  # noqa: PYI024 - as the authors' code has it
+    named = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
     entry = zoo.published("darts")["DARTS_V2"].notation
     tuples = {k: [tuple(pair) for pair in v] for k, v in entry.items() if "concat" not in k}
     genotype = named(**tuples, normal_concat=range(2, 6), reduce_concat=range(2, 6))

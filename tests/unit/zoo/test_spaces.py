@@ -51,7 +51,9 @@ def made(name: str) -> tuple[nn.Module, SearchSpace]:
 def example(name: str) -> Tensor:
     shape = SPACES[name][1]
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(shape, generator=generator) if len(shape) > 2 else torch.randint(1, 20, shape, generator=generator)
+    return (
+        torch.randn(shape, generator=generator) if len(shape) > 2 else torch.randint(1, 20, shape, generator=generator)
+    )
 
 
 def logits(out: Any) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from archsearch.errors import UserError
 from archsearch.nn.fixing import Fixing
 from archsearch.nn.mutables import ALWAYS, Always, InputChoice, LayerChoice, Mutable
+from archsearch.nn.sparing import candidates as made_candidates
+from archsearch.nn.sparing import is_sparing
 from archsearch.space import Term
 
 Merge = Literal["all", "loose_end", "chosen"]
@@ -149,7 +152,8 @@ class Cell(Mutable):
             made: nn.Module = candidate(node, slot, source)
             return made
 
-        return LayerChoice({key: make(candidate) for key, candidate in named.items()}, self._label(name))
+        label = self._label(name)
+        return LayerChoice(made_candidates(label, {key: partial(make, op) for key, op in named.items()}), label)
 
     def forward(self, *inputs: Any) -> Tensor:
         states = _states(inputs, self.predecessors)
@@ -273,7 +277,7 @@ class AfterCell(Mutable):
         merged = cell.merged(fixing)
         if len(merged) == cell.nodes:
             return self.module
-        plain = copy.copy(self.module)  # its parameters alone are replaced
+        plain: Any = copy.copy(self.module)  # its parameters alone are replaced
         plain._parameters = dict(self.module._parameters)
         weight = self.module.weight
         assert isinstance(weight, nn.Parameter)  # noqa: S101 - __init__ checked
@@ -281,6 +285,8 @@ class AfterCell(Mutable):
         kept = torch.cat([parts[number - cell.predecessors] for number in merged], dim=1)
         plain.weight = nn.Parameter(kept, requires_grad=weight.requires_grad)
         setattr(plain, "in_features" if isinstance(plain, nn.Linear) else "in_channels", kept.shape[1])
+        if is_sparing():
+            plain.reset_parameters()  # fresh weights depend on how many inputs there are
         return plain
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from archsearch.errors import UserError
 from archsearch.nn import describe, fix
+from archsearch.nn.sparing import sparing
 from archsearch.registry import find
 from archsearch.space import Architecture, SearchSpace
 
@@ -78,30 +79,12 @@ def build(space: str | type[nn.Module], architecture: Any = None, **args: Any) -
         ArchitectureError: an architecture of another space.
     """
     cls = space_class(space)
-    chosen, extra = (None, {}) if architecture is None else _read(cls, architecture, args)
-    with torch.device("meta"):
+    chosen, extra = (_space(cls, args).default(), {}) if architecture is None else _read(cls, architecture, args)
+    with sparing(chosen):
         model = _make(cls, {**extra, **args})
         there = describe(model)
-        if chosen is None:
-            chosen = there.default()
         # A network of few cells may have no normal one, and then none of its choices.
-        network = fix(model, {name: decision for name, decision in chosen.items() if name in there})
-    return materialise(network)
-
-
-def materialise(network: nn.Module) -> nn.Module:
-    """Give a network on the meta device memory, and draw its weights as its modules' `reset_parameters` do."""
-    network = network.to_empty(device=torch.get_default_device())
-    for module in network.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if reset is not None:
-            reset()
-        elif next(module.parameters(recurse=False), None) is not None:
-            raise UserError(f"{type(module).__name__} has parameters but no reset_parameters() to draw them")
-    initialise = getattr(network, "initialise", None)
-    if initialise is not None:
-        initialise()
-    return network
+        return fix(model, {name: decision for name, decision in chosen.items() if name in there})
 
 
 def _read(cls: type[nn.Module], notation: Any, args: Mapping[str, Any]) -> tuple[Architecture, dict[str, Any]]:
@@ -143,7 +126,7 @@ def _space(cls: type[nn.Module], args: Mapping[str, Any]) -> SearchSpace:
     small = {**args, **getattr(cls, "small", {})}
     key = cls, json.dumps(small, sort_keys=True, default=repr)
     if key not in _SPACES:
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):
             _SPACES[key] = describe(_make(cls, small))
     return _SPACES[key]
 

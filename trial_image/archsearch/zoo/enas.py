@@ -4,12 +4,14 @@ ICML 2018): cells (section 2.4) and whole networks (section 2.3)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
 from archsearch.nn import InputChoice, LayerChoice
+from archsearch.nn.sparing import candidates
 from archsearch.zoo import genotypes
 from archsearch.zoo.arguments import probability, whole
 from archsearch.zoo.building import Published
@@ -64,7 +66,10 @@ class MacroLayer(nn.Module):
 
     def __init__(self, number: int, channels: int) -> None:
         super().__init__()
-        self.op = LayerChoice({name: make(channels) for name, make in MACRO.items()}, label=f"op_{number}")
+        self.op = LayerChoice(
+            candidates(f"op_{number}", {name: partial(make, channels) for name, make in MACRO.items()}),
+            label=f"op_{number}",
+        )
         self.skips = InputChoice(number, None, "sum", label=f"skips_{number}") if number else None
         self.norm = nn.BatchNorm2d(channels, affine=False)
 

@@ -4,12 +4,14 @@ latter in the form of Once-for-All (Cai 2020)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
 from archsearch.nn import LayerChoice
+from archsearch.nn.sparing import candidates
 from archsearch.zoo.arguments import one_of, probability, whole
 from archsearch.zoo.building import Published
 from archsearch.zoo.chain import block_decisions
@@ -162,12 +164,11 @@ class MobileNetwork(nn.Module):
             for i in range(depth if count is None else count):
                 inputs = channels[stage + 2] if i else channels[stage + 1]
                 shape = (inputs, channels[stage + 2], 1 if i else stride)
-                made = {
-                    block_name(k, e): self._block(shape, k, e, stage) for k in kernels for e in expansions
-                }  # fmt: skip
-                if i:
-                    made["zero"] = nn.Identity()
-                blocks.append(LayerChoice(made, label=f"block_{len(blocks)}"))
+                made: dict[str, Callable[[], nn.Module]] = {
+                    block_name(k, e): partial(self._block, shape, k, e, stage) for k in kernels for e in expansions
+                }
+                label = f"block_{len(blocks)}"
+                blocks.append(LayerChoice(candidates(label, made | ({"zero": nn.Identity} if i else {})), label=label))
         self.blocks = nn.Sequential(*blocks)
         self.head = self._head(channels)
         self.dropout = nn.Dropout(dropout)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from archsearch.errors import UserError
 from archsearch.nn import LayerChoice
+from archsearch.nn.sparing import candidates
 from archsearch.zoo.arguments import whole
 from archsearch.zoo.building import Published
 
@@ -39,7 +40,7 @@ class ConvBlock(nn.Sequential):
         )
 
 
-def _operations(channels: int) -> dict[str, nn.Module]:
+def _operations(channels: int, label: str) -> dict[str, nn.Module]:
     makers: dict[str, Callable[[], nn.Module]] = {
         "none": Zero,
         "skip_connect": nn.Identity,
@@ -47,7 +48,7 @@ def _operations(channels: int) -> dict[str, nn.Module]:
         "nor_conv_3x3": lambda: ConvBlock(channels, channels, 3),
         "avg_pool_3x3": lambda: nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
     }
-    return {name: makers[name]() for name in OPERATIONS}
+    return candidates(label, makers)
 
 
 class NASBench201Cell(nn.Module):
@@ -64,7 +65,7 @@ class NASBench201Cell(nn.Module):
         for target in range(1, NODES):
             for source in range(target):
                 edge = f"edge_{source}_{target}"
-                self.edges[edge] = LayerChoice(_operations(channels), label=prefix + edge)
+                self.edges[edge] = LayerChoice(_operations(channels, prefix + edge), label=prefix + edge)
 
     def forward(self, x: Tensor) -> Tensor:
         nodes = [x]

@@ -3,7 +3,8 @@ ECCV, section 3.4): twenty ShuffleNetV2-like blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from archsearch import nn as nas
 from archsearch.errors import UserError
+from archsearch.nn.sparing import candidates
 from archsearch.zoo.arguments import one_of, probability, whole
 from archsearch.zoo.building import Published
 from archsearch.zoo.chain import block_decisions
@@ -134,11 +136,12 @@ class ShuffleNetSPOS(nn.Module):
         usual = outputs // 2
         widths = tuple(dict.fromkeys(max(1, int(usual * scale)) for scale in SCALES))
         middle = nas.ValueChoice(widths, label=f"channels_{number}") if search else usual
-        made: dict[str, nn.Module] = {
-            name: ShuffleBlock(inputs, outputs, middle, kernel, stride)
+        made: dict[str, Callable[[], nn.Module]] = {
+            name: partial(ShuffleBlock, inputs, outputs, middle, kernel, stride)
             for name, kernel in {**KERNELS, XCEPTION: None}.items()
         }
-        return nas.LayerChoice(made, label=f"block_{number}")
+        label = f"block_{number}"
+        return nas.LayerChoice(candidates(label, made), label=label)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.head(self.blocks(self.stem(images))))

@@ -3,7 +3,8 @@ AAAI 2020, section 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from archsearch.errors import UserError
 from archsearch.nn import InputChoice, LayerChoice
+from archsearch.nn.sparing import candidates
 from archsearch.zoo.arguments import probability, whole
 from archsearch.zoo.attention import Attention
 
@@ -80,10 +82,13 @@ class TextLayer(nn.Module):
     def __init__(self, number: int, width: int, dropout: float) -> None:
         super().__init__()
         self.reach = min(number, REACH)
-        made: dict[str, nn.Module] = {f"conv_{k}": TextConv(width, width, k, dropout) for k in (1, 3, 5, 7)}
-        made |= {"avg_pool": TextPool(nn.AvgPool1d), "max_pool": TextPool(nn.MaxPool1d)}
-        made |= {"gru": TextGRU(width, dropout), "attention": TextAttention(width, dropout)}
-        self.op = LayerChoice(made, label=f"op_{number}")
+        made: dict[str, Callable[[], nn.Module]] = {
+            f"conv_{k}": partial(TextConv, width, width, k, dropout) for k in (1, 3, 5, 7)
+        }
+        made |= {"avg_pool": lambda: TextPool(nn.AvgPool1d), "max_pool": lambda: TextPool(nn.MaxPool1d)}
+        made |= {"gru": lambda: TextGRU(width, dropout), "attention": lambda: TextAttention(width, dropout)}
+        label = f"op_{number}"
+        self.op = LayerChoice(candidates(label, made), label=label)
         self.source = InputChoice(self.reach, 1, label=f"input_{number}") if number else None
         self.skips = InputChoice(self.reach, None, label=f"skips_{number}") if number else None
         self.norm = nn.BatchNorm1d(width)
