@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from pathlib import Path
 
 import pytest
 from support.apiserver import ApiServer
@@ -13,9 +14,11 @@ from support.bad_manifests import DOCUMENTS, SOUND, Bad
 from archsearch.spec import ExperimentSpec, NASExperiment
 from archsearch.spec.experiment import Trials
 from archsearch.spec.explain import names_of
+from archsearch.spec.load import load_experiment
 from archsearch.spec.unsupported import UNSUPPORTED
 
 pytestmark = pytest.mark.integration
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 CRD = "nasexperiments.archsearch.dev"
 MINIMAL = {
     "objectives": [{"metric": "accuracy"}],
@@ -50,6 +53,15 @@ def test_the_sound_manifest_is_stored_as_it_is(crd_server: ApiServer) -> None:
     stored = crd_server.get("nasx", "digits", "-n", namespace)
     given = NASExperiment.model_validate(SOUND)
     assert NASExperiment.model_validate(stored).spec == given.spec
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_taken_and_keeps_its_meaning(crd_server: ApiServer, path: Path) -> None:
+    experiment = load_experiment(path)
+    namespace = crd_server.namespace()
+    crd_server.kubectl("create", "-f", str(path), "-n", namespace)
+    stored = crd_server.get("nasx", experiment.metadata.name, "-n", namespace)
+    assert NASExperiment.model_validate(stored).spec == experiment.spec
 
 
 def test_explain_describes_every_field_of_trials(crd_server: ApiServer) -> None:
