@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import archsearch
 from archsearch.errors import UserError
 from archsearch.evaluate.base import PROFILE_METRICS
-from archsearch.protocol import TrialState
+from archsearch.protocol import TrialKind, TrialState
 from archsearch.space import SearchSpace, digest
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ExperimentSpec
+from archsearch.spec.problems import Problem, SpecError
 from archsearch.store import KeyMissing, Store
 from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.strategy import Strategy
 
 SPACE_KEY = "space.json"
 FORMAT_VERSION = 1
+
+
+async def find_space(
+    store: Store, spec: ExperimentSpec, accepted: str | None, control: Callable[[Row], Awaitable[Row]]
+) -> SearchSpace:
+    """The search space of a run: the kept one, or what a worker describes.
+
+    Args:
+        accepted: digest of the space that the run was started with, if it was.
+        control: has a worker do a trial without a number.
+
+    Raises:
+        UserError: it cannot be described, or is another one.
+        StoreError: it cannot be kept.
+    """
+    space = await asyncio.to_thread(cached_space, store, spec, accepted)
+    if space is None:
+        row = await control(Row(number=None, kind=TrialKind.DESCRIBE))
+        space = described_space(row)
+        check_metrics(row, spec)
+        await asyncio.to_thread(save_space, store, space, spec, accepted, store.uri)
+    return space
+
+
+def check_strategy(strategy: Strategy[Any], space: SearchSpace, spec: ExperimentSpec) -> None:
+    """Ask the strategy whether it can search the space.
+
+    Raises:
+        SpecError: it cannot; says why.
+    """
+    name = spec.strategy.name
+    faults = strategy.check(space)
+    if faults:
+        raise SpecError([Problem("spec.modelSpace", f"strategy {name!r} cannot search it: {each}") for each in faults])
 
 
 def source_digest(spec: ExperimentSpec) -> str:

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import archsearch
 from archsearch import registry
 from archsearch.errors import ArchsearchError, Fenced, NonDeterministic, StoreUnavailable, UserError
-from archsearch.protocol import Assignment, StorageRef, TrialKind
+from archsearch.protocol import Assignment, StorageRef
 from archsearch.space import SearchSpace
 from archsearch.spec import reasons
 from archsearch.spec.experiment import ExperimentSpec, NASExperiment
-from archsearch.spec.problems import Problem, SpecError
+from archsearch.spec.problems import SpecError
 from archsearch.spec.status import SearchStatus, Verdict, Waiting
 from archsearch.store import Store
 from archsearch_strategies.checks import check_experiment
@@ -24,7 +24,7 @@ from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.assign import assignment
 from archsearch_strategies.driver.bulletin import Bulletin, Listener
 from archsearch_strategies.driver.crew import Crew, WorkersFailed
-from archsearch_strategies.driver.describe import cached_space, check_metrics, described_space, save_space
+from archsearch_strategies.driver.describe import check_strategy, find_space
 from archsearch_strategies.driver.finish import Finish, export_row
 from archsearch_strategies.driver.identity import check_identity, experiment_record
 from archsearch_strategies.driver.metrics import DriverMetrics
@@ -259,19 +259,8 @@ class Driver:
 
     async def _accept(self) -> SearchSpace:
         """The search space, and the last checks that need it."""
-        space = await asyncio.to_thread(cached_space, self.store, self.spec, self.table.space)
-        if space is None:
-            row = await self._control(Row(number=None, kind=TrialKind.DESCRIBE))
-            space = described_space(row)
-            check_metrics(row, self.spec)
-            await asyncio.to_thread(save_space, self.store, space, self.spec, self.table.space, self.store.uri)
-        self._space = space
-        faults = self._strategy().check(space)
-        if faults:
-            name = self.spec.strategy.name
-            raise SpecError(
-                [Problem("spec.modelSpace", f"strategy {name!r} cannot search it: {each}") for each in faults]
-            )
+        space = self._space = await find_space(self.store, self.spec, self.table.space, self._control)
+        check_strategy(self._strategy(), space, self.spec)
         if self.table.space is None:
             self._write(r.Accepted(space=space.digest))
         self.bulletin.judge(Verdict(accepted=True, state="Running", reason=reasons.SEARCHING))

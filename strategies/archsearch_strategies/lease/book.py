@@ -22,7 +22,6 @@ from archsearch.protocol import (
     ReportRequest,
     Resources,
     ResultRequest,
-    TrialKind,
     TrialState,
 )
 from archsearch.spec.experiment import Constraint, Objective, Retries
@@ -30,6 +29,7 @@ from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.retry import delay_seconds, may_retry
 from archsearch_strategies.driver.trials import Lease, Row, TrialTable
 from archsearch_strategies.launch.base import WorkerLost
+from archsearch_strategies.lease.judgement import judged
 
 LEASE_SECONDS = 30.0
 REPORTS_PER_LEASE = 6  # so many reports may get lost before the lease is
@@ -308,36 +308,11 @@ class LeaseBook:
 
     def _conclude(self, row: Row, outcome: Outcome) -> None:
         if outcome.state is TrialState.SUCCEEDED:
-            outcome = self._checked(row, outcome)
+            outcome = judged(row, outcome, self.settings.objectives, self.settings.constraints)
         if outcome.state in (TrialState.PENDING, TrialState.FAILED):
             self._end_attempt(row, outcome)
         else:
             self._finish(row, outcome)
-
-    def _checked(self, row: Row, outcome: Outcome) -> Outcome:
-        """A success must have the metric of every objective and constraint, and keep the constraints.
-
-        Without a metric it is a failure of the class bad metric. Outside a constraint, of which training or user code
-        told only now, it is infeasible: never among the best, and for the strategy no result. A retrained
-        architecture was chosen already and is not judged again.
-        """
-        if row.kind not in (TrialKind.EVALUATE, TrialKind.INHERIT, TrialKind.RETRAIN):
-            return outcome
-        wanted = {each.metric: "objective" for each in self.settings.objectives}
-        if row.kind is not TrialKind.RETRAIN:
-            wanted = {each.metric: "constraint" for each in self.settings.constraints} | wanted
-        for metric, what in wanted.items():
-            if metric not in outcome.metrics:
-                reported = ", ".join(sorted(outcome.metrics)) or "none"
-                message = f"the trial did not report the {what} {metric}; it reported: {reported}"
-                return outcome.model_copy(
-                    update={"state": TrialState.FAILED, "failure": FailureClass.BAD_METRIC, "message": message}
-                )
-        for constraint in self.settings.constraints if row.kind is not TrialKind.RETRAIN else ():
-            if not within(constraint, outcome.metrics[constraint.metric]):
-                message = f"{constraint.metric} is {outcome.metrics[constraint.metric]:g}, outside {bounds(constraint)}"
-                return outcome.model_copy(update={"state": TrialState.INFEASIBLE, "message": message})
-        return outcome
 
     def _end_attempt(self, row: Row, outcome: Outcome) -> None:
         """The attempt gave no result: try again where the class's budget allows, else the trial has failed."""
@@ -400,18 +375,6 @@ def cached(row: Row, source: Row, time: float) -> r.Result:
         source=source.source or source.number,
         time=time,
     )
-
-
-def within(constraint: Constraint, value: float) -> bool:
-    """Whether a value keeps a constraint; the bounds themselves do."""
-    low, high = constraint.min, constraint.max
-    return (low is None or value >= float(low)) and (high is None or value <= float(high))
-
-
-def bounds(constraint: Constraint) -> str:
-    """min 3, max 5"""
-    given = {"min": constraint.min, "max": constraint.max}
-    return ", ".join(f"{name} {bound}" for name, bound in given.items() if bound is not None)
 
 
 def _of_search(row: Row) -> bool:

@@ -91,7 +91,6 @@ async def test_the_strategy_is_dropped_without_a_warning(tmp_path: Path, how: st
     launcher.evaluate = evaluate
     summary = await driver.run()
     assert summary.state == {"stop": "Stopped", "failures": "Failed"}.get(how, "Succeeded")
-    del driver
     gc.collect()  # what was forgotten would tell so now
     await asyncio.sleep(0)
     assert told == []

@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import shutil
-import signal
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -24,12 +22,12 @@ from archsearch.protocol import (
     MetricPoint,
     Outcome,
     ReportRequest,
-    Resources,
     TrialState,
 )
 from archsearch.spec.base import JsonObject
 from archsearch.worker.children import EXIT_SECONDS, Children
 from archsearch.worker.client import LeaseClient, LeaseLost, Refused, Rejected, Unreachable
+from archsearch.worker.ending import Killed, failed, silent
 from archsearch.worker.limits import Cgroup
 from archsearch.worker.metrics import WorkerMetrics
 from archsearch.worker.processes import Child, Exit, ZygoteFailed
@@ -39,8 +37,6 @@ from archsearch.worker.storage import Stores, TrialStorage, log_tail
 POINTS_KEPT = 10_000
 POINTS_PER_REPORT = 1000
 CHECKPOINT_SECONDS = 60.0
-
-Killed = Literal["", "timeout", "grace", "lost", "garbage"]
 
 
 @dataclass(frozen=True)
@@ -102,13 +98,13 @@ class TrialRun:
         try:
             message = await self._order_to_child()
         except StoreError as error:
-            return _failed(FailureClass.INFRASTRUCTURE, f"the store does not give what the trial needs: {error}")
+            return failed(FailureClass.INFRASTRUCTURE, f"the store does not give what the trial needs: {error}")
         if self._lost or self._order:
             return self._ended_early()
         try:
             child = await self._around.children.take(self.assignment, self._threads)
         except ZygoteFailed as error:
-            return _failed(FailureClass.INFRASTRUCTURE, str(error))
+            return failed(FailureClass.INFRASTRUCTURE, str(error))
         self._started = time.monotonic()
         child.send(message | {"last": not child.key})
         result = await self._follow(child)
@@ -293,7 +289,7 @@ class TrialRun:
     def _judge(self, result: JsonObject | None, ended: Exit | None, kills: int) -> Outcome | None:
         if self._lost:
             return None
-        outcome = self._told(result) if result is not None else self._silent(ended)
+        outcome = self._told(result) if result is not None else self._untold(ended)
         resources = outcome.resources
         if ended is not None:
             resources = resources.model_copy(
@@ -317,33 +313,15 @@ class TrialRun:
         try:
             outcome = Outcome.model_validate(result["outcome"])
         except (ValidationError, KeyError) as error:
-            return _failed(FailureClass.USER_ERROR, f"the trial's process sent a result that cannot be used: {error}")
+            return failed(FailureClass.USER_ERROR, f"the trial's process sent a result that cannot be used: {error}")
         if self._order == "stop" and outcome.state is TrialState.SUCCEEDED:
             return outcome.model_copy(update={"state": TrialState.PRUNED})
         return outcome
 
-    def _silent(self, ended: Exit | None) -> Outcome:
-        """The process ended and told nothing."""
-        match self._killed:
-            case "timeout":
-                limit = self.assignment.timeout_seconds
-                return _failed(FailureClass.TIMEOUT, f"the trial ran longer than trials.timeoutSeconds, {limit} s")
-            case "grace":
-                return self._ended_early() or _failed(FailureClass.PREEMPTED, "")
-            case "garbage":
-                text = "the trial's code wrote to the line between its process and the worker"
-                return _failed(FailureClass.USER_ERROR, text)
-        if ended is None or ended.status is None:
-            return _failed(FailureClass.INFRASTRUCTURE, "the process that trials are forked from was killed")
-        if os.WIFSIGNALED(ended.status):
-            number = os.WTERMSIG(ended.status)
-            return _failed(FailureClass.USER_ERROR, f"the trial's process was ended by {_signal_name(number)}")
-        code = os.waitstatus_to_exitcode(ended.status)
-        if code == 0 and self._final is not None:
-            return Outcome(state=TrialState.SUCCEEDED, metrics=self._final)
-        return _failed(
-            FailureClass.USER_ERROR, f"the trial's process ended with exit code {code} before it reported a result"
-        )
+    def _untold(self, ended: Exit | None) -> Outcome:
+        if self._killed == "grace":
+            return self._ended_early() or failed(FailureClass.PREEMPTED, "")
+        return silent(ended, self._killed, self._final, self.assignment.timeout_seconds)
 
     async def _deliver(self, outcome: Outcome | None, *, weights: bool) -> Outcome | None:
         """Upload what outlives the trial. Without the weights that were to be kept, the trial has not succeeded."""
@@ -363,7 +341,7 @@ class TrialRun:
                 artifacts["model"] = str(target)
         except (StoreError, OSError) as error:
             text = f"the store did not take the trial's files: {error}"
-            outcome, artifacts, weights = _failed(FailureClass.INFRASTRUCTURE, text, outcome.resources), {}, False
+            outcome, artifacts, weights = failed(FailureClass.INFRASTRUCTURE, text, outcome.resources), {}, False
         if outcome.state is TrialState.FAILED or (succeeded and weights):
             artifacts |= await self._save_log(outcome)
         return outcome.model_copy(update={"artifacts": artifacts})
@@ -381,21 +359,9 @@ class TrialRun:
             return {}
 
 
-def _failed(failure: FailureClass, message: str, resources: Resources | None = None) -> Outcome:
-    text = message if len(message) <= 16_000 else message[:16_000]
-    return Outcome(state=TrialState.FAILED, failure=failure, message=text, resources=resources or Resources())
-
-
 def _state(result: JsonObject) -> Any:
     outcome = result.get("outcome")
     return outcome.get("state") if isinstance(outcome, dict) else None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"signal {number} ({signal.Signals(number).name})"
-    except ValueError:
-        return f"signal {number}"
 
 
 def _no_constant(name: str) -> Any:
