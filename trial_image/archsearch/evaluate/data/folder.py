@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from archsearch.errors import UserError
-from archsearch.evaluate.data.base import Arrays, DataSet, missing
-from archsearch.evaluate.data.cache import cached_array
+from archsearch.evaluate.data.base import Arrays, DataSet, Scaling, missing
+from archsearch.evaluate.data.cache import cached_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ class ImageFolder(DataSet):
     """`CLASS/*.jpg` (png, …) in the folder, or in `train` and, for a test set, `val` below it.
 
     Each image is scaled so that its shorter side is `size`, its middle is cut out, and it is kept as 3 × size × size
-    bytes. A worker decodes once and maps the result from its cache in later trials; large sets stay on disk.
+    bytes. A worker decodes once, to its cache on disk, and maps the result from there.
     """
 
     name: ClassVar[str] = "image-folder"
@@ -54,6 +54,10 @@ class ImageFolder(DataSet):
         test = self._part(_TEST)
         return Arrays(inputs, labels, *(self._read(test) if test is not None else (None, None)))
 
+    def scaling(self, arrays: Arrays) -> Scaling:
+        """ImageNet's constants, as is the custom; a pass over all images would cost too much."""
+        return Scaling(self.divisor, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
     def _root(self) -> Path:
         if self.path is None or not self.path.is_dir():
             raise missing(self.name, self.path or "dataPath", "give the folder with a folder of images for each class")
@@ -73,10 +77,13 @@ class ImageFolder(DataSet):
         ]
         if not files:
             raise missing(self.name, f"images in {place}", f"put {', '.join(sorted(_SUFFIXES))} files there")
-        images = cached_array(place, f"{self.size}:{len(files)}", lambda: self._decode([file for file, _ in files]))
+        shape = (len(files), *self.shape)
+        images = cached_bytes(
+            place, f"{self.size}:{len(files)}", shape, lambda array: self._decode([file for file, _ in files], array)
+        )
         return images, np.array([label for _, label in files], dtype=np.int64)
 
-    def _decode(self, files: Sequence[Path]) -> NDArray[Any]:
+    def _decode(self, files: Sequence[Path], images: NDArray[Any]) -> None:
         import numpy as np
 
         try:
@@ -85,7 +92,6 @@ class ImageFolder(DataSet):
             raise missing(
                 self.name, "the package Pillow", "pip install Pillow (the extra archsearch[vision] brings it)"
             ) from error
-        images = np.empty((len(files), *self.shape), dtype=np.uint8)
         for index, file in enumerate(files):
             try:
                 with Image.open(file) as image:
@@ -93,4 +99,3 @@ class ImageFolder(DataSet):
             except OSError as error:
                 raise UserError(f"{file} is no image that can be read: {error}; remove or replace it") from error
             images[index] = np.asarray(fitted).transpose(2, 0, 1)
-        return images
