@@ -73,7 +73,7 @@ def build_space(
     except Exception as error:
         raise fault(error, f"{what} cannot be made with the arguments {args}") from error
     if not isinstance(model, nn.Module):
-        raise UserError(f"{what} gave {_kind(model)}; {_EXPECTED}")
+        raise UserError(f"{what} gives something {_kind(model)}; {_EXPECTED}")
     if model_space.mutate:
         model = _mutated(model, model_space.mutate)
     return model, with_arguments(model_space, args)

@@ -99,10 +99,10 @@ class Mutation(Model):
         ("!has(self.repeat) || !has(self.call)", "repeat is for modules: leave call out"),
     )
 
-    match: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
+    match: Text | None = Field(
         default=None,
         description="Module paths, * for any text, for example layer*.conv2; of modules inside each other the"
-        " outermost. With call: the modules whose forward is rewritten.",
+        ' outermost; "" is the network itself. With call: the modules whose forward is rewritten.',
     )
     type: ModuleClass | None = Field(
         default=None, description="Class of the modules, for example torch.nn.ReLU or my_model:Block."
