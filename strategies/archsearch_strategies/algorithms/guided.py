@@ -87,8 +87,8 @@ class Guided(ABC):
 class History:
     """Finished trials of which a fit may learn; keeps the best half of a window and the newest.
 
-    Architectures that turned out infeasible or too large for memory count as the worst seen, since that is the
-    architecture's doing; other failures tell nothing.
+    Architectures that turned out infeasible or too large for memory belong to it, since that is their own doing; other
+    failures tell nothing.
     """
 
     def __init__(self, window: int) -> None:

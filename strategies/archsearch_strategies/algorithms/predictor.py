@@ -12,11 +12,12 @@ from pydantic import Field, model_validator
 from archsearch.space import Architecture, Rng, SearchSpace, SpaceError
 from archsearch_strategies.algorithms.features import Features, Matrix
 from archsearch_strategies.algorithms.gaussian import GaussianProcess, Vector, expected_improvement, normal_scores
-from archsearch_strategies.algorithms.guided import Guided, scores
+from archsearch_strategies.algorithms.guided import Guided
 from archsearch_strategies.algorithms.random import Unseen
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
 
 _TWICE = 0.4  # probability that a mutation is followed by another one
+_IMPOSSIBLE = 1e3  # far below any rank's normal score
 _RANDOM = 0.1  # share of random architectures among the candidates
 
 
@@ -33,7 +34,10 @@ class Predictor(Strategy["Predictor.Config"]):
     predictor guided evolution for neural architecture search" (TNNLS 2022). The predictor is a Gaussian process on the
     encoding (`features`, `gaussian`), on the ranks of the results: it learns from a few results and knows where it is
     unsure, as an ensemble of networks does from many. Steady state at any concurrency: what is being tried counts as if
-    it had its predicted result. A fit sees a bounded window: the best and the newest results.
+    it had its predicted result. Where architectures turn out infeasible, or too large for memory, a second model learns
+    which, and improvement counts times the probability of a result (Gardner et al., "Bayesian optimization with
+    inequality constraints", ICML 2014); other failures tell nothing. A fit sees a bounded window: the best and the
+    newest results.
     """
 
     class Config(StrategyConfig):
@@ -67,7 +71,7 @@ class _Evolution(Guided):
         super().__init__(run, initial=config.initial, window=config.window)
         self._config = config
         self._features = Features(run.space, run.rng.fork("features"))
-        self._scales: list[float] = []
+        self._scales: dict[str, list[float]] = {}
 
     def take(self, answer: dict[str, Any]) -> None:
         super().take(answer)
@@ -98,26 +102,34 @@ class _Fit:
     unseen: Unseen
     window: list[Trial]
     pending: list[Architecture]
-    scales: list[float]
+    scales: dict[str, list[float]]
     wanted: int
 
     def __call__(self) -> dict[str, Any]:
-        targets = normal_scores(np.array(scores(self.window)))
-        targets -= targets.mean()
-        model = GaussianProcess(
-            self.features.of(_architectures(self.window)), targets, self.features.groups, self.scales
-        )
-        scales = model.scales.tolist()
-        candidates = self._candidates()
+        known = [trial for trial in self.window if trial.ok]
+        targets = normal_scores(np.array([trial.score for trial in known]))
+        model = self._model(known, targets, "value")
+        candidates = self._candidates(known)
         model.believe(self.features.of(self.pending))
         mean, covariance = model.posterior(self.features.of(candidates))
-        chosen = self._choose(mean, covariance, float(targets.max()))
+        scales = {"value": model.scales.tolist()}
+        possible = np.ones(len(candidates))
+        if len(known) < len(self.window):
+            labels = np.array([float(trial.ok) for trial in self.window])
+            judge = self._model(self.window, labels - labels.mean(), "possible")
+            possible = np.clip(labels.mean() + judge.mean(self.features.of(candidates)), 0.01, 1.0)
+            scales["possible"] = judge.scales.tolist()
+        chosen = self._choose(mean, covariance, possible, float(targets.max()))
         return {"scales": scales, "proposals": [candidates[index].to_json() for index in chosen]}
 
-    def _candidates(self) -> list[Architecture]:
+    def _model(self, trials: list[Trial], targets: Vector, name: str) -> GaussianProcess:
+        features = self.features.of(_architectures(trials))
+        return GaussianProcess(features, targets, self.features.groups, self.scales.get(name, []))
+
+    def _candidates(self, known: list[Trial]) -> list[Architecture]:
         """New architectures, each once: mutations of the best, and some random ones."""
         space, rng, found = self.space, self.rng, dict[str, Architecture]()
-        parents = _architectures([trial for trial in self.window[: self.config.parents] if trial.ok])
+        parents = _architectures(known[: self.config.parents])
         for _ in range(max(self.config.candidates, 4 * self.wanted)):
             child = space.sample(rng) if rng.random() < _RANDOM else self._child(parents)
             if child not in self.unseen:
@@ -135,7 +147,7 @@ class _Fit:
             pass
         return child
 
-    def _choose(self, mean: Vector, covariance: Matrix, best: float) -> list[int]:
+    def _choose(self, mean: Vector, covariance: Matrix, possible: Vector, best: float) -> list[int]:
         """Candidates one by one; what is chosen counts as observed for the next."""
         chosen: list[int] = []
         open_ = np.ones(len(mean), dtype=bool)
@@ -145,8 +157,9 @@ class _Fit:
                 value = np.array([self.rng.random() for _ in mean])
             elif self.config.acquisition is Acquisition.THOMPSON:
                 value = mean + spread * np.array([self.rng.normal() for _ in mean])
+                value[np.array([self.rng.random() for _ in mean]) > possible] -= _IMPOSSIBLE
             else:
-                value = expected_improvement(mean, spread, best)
+                value = possible * expected_improvement(mean, spread, best)
             index = int(np.argmax(np.where(open_, value, -np.inf)))
             chosen.append(index)
             open_[index] = False

@@ -8,10 +8,12 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from archsearch.space import Architecture, Rng
+from archsearch_strategies.algorithms.random import Unseen
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
 
-# Mutations of one parent that are tried before a repeat of a known architecture is accepted.
-_ATTEMPTS = 20
+# Mutations of one parent that are tried, and then mutations of mutations, before a random architecture is taken.
+_BIRTHS = 100
+_WALK = 200
 
 
 class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
@@ -41,35 +43,34 @@ class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
 
     async def search(self, run: Run) -> None:
         alive: deque[Trial] = deque(maxlen=self.config.population)
-        seen: set[str] = set()
-        size = run.space.size()
+        known: dict[str, Trial] = {}
+        unseen = Unseen(run)
 
         def propose() -> Architecture | None:
-            if len(seen) >= size:
-                return None
-            founding = len(alive) + run.outstanding < self.config.population
-            child = _unseen(run, seen, None if founding or not alive else self._parent(alive, run.rng))
-            seen.add(run.space.hash(child))
-            return child
+            if len(alive) + run.outstanding < self.config.population or not alive:
+                return unseen.draw()
+            for _ in range(_BIRTHS):
+                child = run.space.mutate(self._parent(alive, run.rng), run.rng)
+                if unseen.take(child):
+                    return child
+                if False:
+                    pass
+            for _ in range(_WALK):
+                child = run.space.mutate(child, run.rng)
+                if unseen.take(child):
+                    return child
+            return unseen.draw()
 
         async for trial in run.steady(propose):
             if trial.ok:
                 alive.append(trial)
+                known[trial.hash] = trial
 
     def _parent(self, alive: deque[Trial], rng: Rng) -> Architecture:
         parent = tournament(list(alive), self.config.sample, rng)
         if parent.architecture is None:
             raise ValueError(f"trial {parent.number} has no architecture")
         return parent.architecture
-
-
-def _unseen(run: Run, seen: set[str], parent: Architecture | None) -> Architecture:
-    """A mutation of `parent` (random without one) that was not tried yet, where some attempts find one."""
-    for _ in range(_ATTEMPTS):
-        child = run.space.sample(run.rng) if parent is None else run.space.mutate(parent, run.rng)
-        if run.space.hash(child) not in seen:
-            break
-    return child
 
 
 def tournament(alive: list[Trial], size: int, rng: Rng) -> Trial:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from archsearch.protocol import TrialState
 from archsearch.space import Categorical, Ordinal, Rng, SearchSpace, Subset, Term
 from archsearch.spec.experiment import Objective
 from archsearch_strategies.algorithms.features import Features
@@ -291,3 +292,23 @@ def test_advantages_go_back_from_the_last_filled_slot() -> None:
     first = (0.9 * 0.2 - 0.5) + 0.9 * 0.5 * last
     assert advantages[0, :2].tolist() == pytest.approx([first, last])
     assert returns[0, :2].tolist() == pytest.approx([first + 0.5, 1.0])
+
+
+def test_the_predictor_learns_what_is_infeasible() -> None:
+    """Two pools or more are infeasible, though their neighbours are the best."""
+
+    def score(a: Any) -> dict[str, float] | None:
+        pools = list(a.values()).count("pool")
+        return None if pools > 1 else {"a": float(list(a.values()).count("conv") + 3 * pools)}
+
+    loop = AskTell(Predictor(Predictor.Config(candidates=50)), CELL, [Objective(metric="a")], seed=1)
+    states: list[bool] = []
+    for _ in range(40):
+        trial = loop.ask()
+        assert trial is not None
+        metrics = score(trial.architecture)
+        loop.tell(trial, metrics, state=TrialState.INFEASIBLE if metrics is None else TrialState.SUCCEEDED)
+        states.append(metrics is not None)
+    assert loop.best is not None
+    assert loop.best.score == 8.0
+    assert sum(states[24:]) >= 10  # by chance one in three
