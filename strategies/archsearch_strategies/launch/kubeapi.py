@@ -131,7 +131,7 @@ class KubeApi:
             raise ApiError(0, "BadAnswer", f"the API server's answer to {method} {path} is no JSON object")
         return document
 
-    def _open(  # noqa: PLR0917 - the parts of one request, all needed
+    def _open(
         self,
         method: str,
         path: str,

@@ -28,7 +28,7 @@ ENV_SECRETS_DIR = "ARCHSEARCH_SECRETS_DIR"  # a directory in memory; read and em
 ENV_WORK_DIR = "ARCHSEARCH_WORK_DIR"
 ENV_WORKER_NAME = "ARCHSEARCH_WORKER_NAME"  # the pod's name, or local-N
 ENV_JOB_NAME = "ARCHSEARCH_JOB_NAME"  # the trial Job's name, or local-N
-ENV_CPUS = "ARCHSEARCH_CPUS"  # a worker's share of the CPUs where several share one machine; absent: all that it may use
+ENV_CPUS = "ARCHSEARCH_CPUS"  # a worker's share of the CPUs where several share one machine; absent: all
 ENV_CODE_DIR = "ARCHSEARCH_CODE_DIR"  # put first on sys.path of trial children: the user's own modules
 
 # Files in the secrets directory.
