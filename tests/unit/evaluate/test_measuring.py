@@ -212,5 +212,9 @@ def test_user_functions_get_costs_too_and_their_own_count_first(
     fields["objectives"].append({"metric": "macs"})
     with pytest.raises(BadMetric, match="'macs' was not reported"):
         run_kind(make_context(**fields, evaluator={"python": "costly:fit"}))
+    with pytest.raises(UserError, match=r"constraint on macs cannot be checked .* give modelSpace\.python\.inputShape"):
+        run_kind(
+            make_context(**fields, evaluator={"python": "costly:fit"}, constraints=[{"metric": "macs", "max": "9"}])
+        )
     with pytest.raises(UserError, match=r"give modelSpace\.python\.inputShape"):
         run_kind(make_context(**{**fields, "kind": "profile"}, evaluator={"python": "costly:fit"}))

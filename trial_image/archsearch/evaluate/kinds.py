@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 RETRAIN_PATH = "spec.retrain.config"
+_NO_SHAPE = "the shape of one input is not known; give modelSpace.python.inputShape"
 
 
 @dataclass(frozen=True)
@@ -222,9 +223,11 @@ def _costs(context: TrialContext, setup: Setup, model: Callable[[], nn.Module]) 
     else:  # user code may tell the others itself
         found = {"params": float(parameters(model()))} if "params" in named else {}
     for constraint in assignment.constraints:
-        value, (low, high) = found.get(constraint.metric), (constraint.min, constraint.max)
-        if value is None:
-            continue
+        if constraint.metric not in PROFILE_METRICS:
+            continue  # only training tells it
+        if constraint.metric not in found:
+            raise UserError(f"the constraint on {constraint.metric} cannot be checked before training: {_NO_SHAPE}")
+        value, low, high = found[constraint.metric], constraint.min, constraint.max
         if (low is not None and value < float(low)) or (high is not None and value > float(high)):
             raise Infeasible(
                 f"{constraint.metric} is {value:g}, outside the constraint "
@@ -296,9 +299,7 @@ def _profile(context: TrialContext) -> KindResult:
     seed_everything(context.seed, context.device)
     inputs = setup.inputs()
     if inputs is None:
-        raise UserError(
-            "the shape of one input is not known, so that nothing can be measured: give modelSpace.python.inputShape"
-        )
+        raise UserError(f"nothing can be measured: {_NO_SHAPE}")
     names = assignment.params.get("metrics") or list(PROFILE_METRICS)
     unknown = sorted(set(names) - set(PROFILE_METRICS))
     if unknown:
