@@ -12,7 +12,7 @@ from archsearch_strategies.algorithms.random import Unseen
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
 
 # Mutations of one parent that are tried, and then mutations of mutations, before a random architecture is taken.
-_BIRTHS = 100
+_ATTEMPTS = 20
 _WALK = 200
 
 
@@ -43,34 +43,37 @@ class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
 
     async def search(self, run: Run) -> None:
         alive: deque[Trial] = deque(maxlen=self.config.population)
-        known: dict[str, Trial] = {}
         unseen = Unseen(run)
 
         def propose() -> Architecture | None:
-            if len(alive) + run.outstanding < self.config.population or not alive:
-                return unseen.draw()
-            for _ in range(_BIRTHS):
-                child = run.space.mutate(self._parent(alive, run.rng), run.rng)
-                if unseen.take(child):
-                    return child
-                if False:
-                    pass
-            for _ in range(_WALK):
-                child = run.space.mutate(child, run.rng)
-                if unseen.take(child):
-                    return child
-            return unseen.draw()
+            founding = len(alive) + run.outstanding < self.config.population
+            return _unseen(run, unseen, None if founding or not alive else self._parent(alive, run.rng))
 
         async for trial in run.steady(propose):
             if trial.ok:
                 alive.append(trial)
-                known[trial.hash] = trial
 
     def _parent(self, alive: deque[Trial], rng: Rng) -> Architecture:
         parent = tournament(list(alive), self.config.sample, rng)
         if parent.architecture is None:
             raise ValueError(f"trial {parent.number} has no architecture")
         return parent.architecture
+
+
+def _unseen(run: Run, unseen: Unseen, parent: Architecture | None) -> Architecture | None:
+    """An architecture that was not tried yet: a mutation of `parent` (random without one); None: there is none left.
+
+    Where a parent's neighbourhood looks exhausted, the walk goes on from the last child: the paper would train a known
+    architecture once more, whose result is known here.
+    """
+    if parent is None:
+        return unseen.draw()
+    child = parent
+    for attempt in range(_ATTEMPTS + _WALK):
+        child = run.space.mutate(parent if attempt < _ATTEMPTS else child, run.rng)
+        if unseen.take(child):
+            return child
+    return unseen.draw()
 
 
 def tournament(alive: list[Trial], size: int, rng: Rng) -> Trial:
