@@ -23,7 +23,7 @@ from archsearch_strategies.simulate.tabular import table_answers
 
 MARKS = (25, 50, 100, 150, 200)  # queries at which results are told, besides the last
 MOST_TRIALS = 1_000_000
-_REPEATS = 20  # trials a query, repeats and infeasible ones among them, before a strategy is held to be stuck
+_STUCK = 1000  # repeats and infeasible trials in a row, after which no new row is waited for
 
 
 @dataclass(frozen=True)
@@ -177,17 +177,18 @@ def run_seed(bench: Bench, name: str, config: JsonObject, seed: int) -> Trace:
         parallelism=bench.parallel,
         on_result=result,
     )
-    most = min(MOST_TRIALS, _REPEATS * goal + 1000)
+    queries, since = -1, 0  # rows known when the budget was raised last, and trials when the newest row came
     while True:
         end = simulation.end()
         if end is None:
             simulation.step()
             continue
-        counted = simulation.table.counted
-        if end.reason != reasons.MAX_TRIALS_REACHED or counted >= most:
+        known, counted = len(observer.trace.chosen), simulation.table.counted
+        if known > queries:
+            queries, since = known, counted
+        if end.reason != reasons.MAX_TRIALS_REACHED or counted >= min(MOST_TRIALS, since + _STUCK):
             break
-        missing = max(1, goal - len(observer.trace.chosen))
-        simulation.change(budget=_budget(bench, min(most, counted + missing)))
+        simulation.change(budget=_budget(bench, counted + min(goal - known, _STUCK)))
     return Trace(observer.trace.chosen, observer.trace.seconds, observer.hit, end.reason)
 
 
