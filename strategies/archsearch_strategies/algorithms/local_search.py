@@ -61,7 +61,7 @@ class _Climb:
 
 
 class _Climbing:
-    """All climbs of a run. The oldest that has something to try is served first."""
+    """All climbs of a run. The one that stands highest and has something to try is served first."""
 
     def __init__(self, config: LocalSearch.Config, run: Run) -> None:
         self._step, self._run = config.step, run
@@ -71,7 +71,7 @@ class _Climbing:
         self._of: dict[int, _Climb] = {}
 
     def propose(self) -> Architecture | None:
-        for climb in tuple(self._climbs):
+        for climb in sorted(self._climbs, key=lambda each: -each.score):
             architecture = self._next(climb)
             if architecture is not None:
                 return self._sent(climb, architecture)
