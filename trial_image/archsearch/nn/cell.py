@@ -287,7 +287,8 @@ class AfterCell(Mutable):
         setattr(plain, "in_features" if isinstance(plain, nn.Linear) else "in_channels", kept.shape[1])
         if is_sparing():
             plain.reset_parameters()  # fresh weights depend on how many inputs there are
-        return plain
+        replaced: nn.Module = plain
+        return replaced
 
 
 def loose_ends(nodes: Sequence[Sequence[int]], predecessors: int) -> tuple[int, ...]:

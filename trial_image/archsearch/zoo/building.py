@@ -51,6 +51,11 @@ def published(space: str | type[nn.Module]) -> dict[str, Published]:
     return dict(getattr(space_class(space), "published", {}))
 
 
+def describe_space(space: str | type[nn.Module], **args: Any) -> SearchSpace:
+    """The search space, described on as small a network as has all its choices."""
+    return _space(space_class(space), args)
+
+
 def architecture(space: str | type[nn.Module], notation: Any, **args: Any) -> Architecture:
     """An architecture from a published name, the space's customary notation, or an object ``{choice: decision}``.
 
