@@ -34,8 +34,8 @@ zoo.architecture("darts", "PC_DARTS")                                        # t
 
 `darts`, `enas-micro`, `nasnet`, `amoebanet` and `pnas` share an evaluation network and its arguments: `channels`,
 `cells`, `classes`, `input_channels`, `stem` (`cifar` or `imagenet`), `auxiliary` (a forward pass in training then
-gives two outputs) and `drop_path` (`archsearch.zoo.set_drop_path` changes it). A notation that merges other nodes than its space does makes
-these a choice, `concat="chosen"`. Before a network is fixed its cells merge all nodes.
+gives two outputs) and `drop_path` (`archsearch.zoo.set_drop_path` changes it). A notation that merges other nodes than
+its space does makes these a choice, `concat="chosen"`. Before a network is fixed its cells merge all nodes.
 
 Sizes are exact. Parameters and multiply-adds are the least and the greatest of {SAMPLES} random architectures with the
 default arguments, at 32 × 32 pixels, 224 × 224 for the mobile spaces, and 64 words for `textnas`.
