@@ -168,6 +168,25 @@ def best(
 
 @app.command()
 @_command
+def export(
+    place: RunPlace,
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the model is written: new, or empty.")],
+    number: Annotated[int | None, typer.Option(help="A trial; default: the best whose weights were kept.")] = None,
+    formats: Annotated[list[str] | None, typer.Option("--format", help="Further formats: onnx.")] = None,
+    code: Annotated[Path, typer.Option(help="Folder of the search space's own modules.")] = Path(),
+    endpoint: Endpoint = "",
+    output: Output = Format.TABLE,
+) -> int:
+    """Write a trial's trained network as safetensors, architecture, torch.export program (and ONNX) to a folder."""
+    from archsearch_cli.export import export_model
+
+    return export_model(
+        place, target, number=number, formats=formats or [], code=code.resolve(), endpoint=endpoint, output=output
+    )
+
+
+@app.command()
+@_command
 def bench(
     table: Annotated[Path, typer.Option(metavar="FILE", help="An npz of measured architectures.")],
     metric: Annotated[str, typer.Option(metavar="COLUMN", help="What the strategies search for.")],
