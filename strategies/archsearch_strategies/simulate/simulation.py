@@ -116,7 +116,7 @@ class Simulation:
         self.clock = Clock()
         self.cluster = cluster or Cluster()
         self.records: list[r.Record] = []
-        self._strategy = (lambda: strategy) if isinstance(strategy, Strategy) else strategy
+        self._strategy: Callable[[], Strategy[Any]] = (lambda: strategy) if isinstance(strategy, Strategy) else strategy
         self._space = space
         self._objectives = tuple(objectives)
         self._answers = answers
