@@ -91,7 +91,8 @@ class Trace:
     chosen: list[int]
     seconds: list[float]
     hit: int | None  # the query that found the optimum
-    end: str
+    end: str  # why the run ended
+    total: float  # its simulated seconds
 
     def at(self, queries: int) -> int | None:
         """The row chosen after so many queries, or after all where there were fewer; None: after none."""
@@ -102,7 +103,7 @@ class _Observer:
     """Turns the results of a run into its trace."""
 
     def __init__(self, bench: Bench, table: Table) -> None:
-        self.trace = Trace([], [], None, "")
+        self.trace = Trace([], [], None, "", 0.0)
         self.hit: int | None = None
         self._bench, self._table = bench, table
         self._values = table.means(bench.metric)
@@ -189,7 +190,7 @@ def run_seed(bench: Bench, name: str, config: JsonObject, seed: int) -> Trace:
         if end.reason != reasons.MAX_TRIALS_REACHED or counted >= min(MOST_TRIALS, since + _STUCK):
             break
         simulation.change(budget=_budget(bench, counted + min(goal - known, _STUCK)))
-    return Trace(observer.trace.chosen, observer.trace.seconds, observer.hit, end.reason)
+    return Trace(observer.trace.chosen, observer.trace.seconds, observer.hit, end.reason, simulation.clock.now)
 
 
 def _budget(bench: Bench, trials: int) -> Budget:
