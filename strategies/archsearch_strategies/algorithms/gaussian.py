@@ -32,16 +32,20 @@ class GaussianProcess:
         targets: n values with mean 0.
         groups: of each column, its group.
         start: logarithms of the weights and of the noise to begin from, `scales` of an earlier fit; empty: the prior.
+        learn: improve the scales; otherwise they are taken as they are.
     """
 
-    def __init__(self, features: Matrix, targets: Vector, groups: NDArray[np.intp], start: list[float]) -> None:
+    def __init__(
+        self, features: Matrix, targets: Vector, groups: NDArray[np.intp], start: list[float], *, learn: bool = True
+    ) -> None:
         self._groups = groups
         self._features = features
         self._targets = targets
         self._members = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
         self._prior = np.append(np.full(len(self._members), np.log(_SMOOTHNESS)), _NOISE)
         self.scales: Vector = np.array(start) if start else self._prior.copy()
-        self._fit(np.stack([_squared(features[:, columns], features[:, columns]) for columns in self._members]))
+        if learn or not start:
+            self._fit(np.stack([_squared(features[:, columns], features[:, columns]) for columns in self._members]))
         self._factorise()
 
     def _fit(self, distances: NDArray[np.float64]) -> None:

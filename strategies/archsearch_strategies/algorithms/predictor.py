@@ -14,9 +14,11 @@ from archsearch_strategies.algorithms.features import Features, Matrix
 from archsearch_strategies.algorithms.gaussian import GaussianProcess, Vector, expected_improvement, normal_scores
 from archsearch_strategies.algorithms.guided import Guided
 from archsearch_strategies.algorithms.random import Unseen
+from archsearch_strategies.algorithms.threads import one_blas_thread
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
 
 _TWICE = 0.4  # probability that a mutation is followed by another one
+_GROWTH = 1.05  # of the results until the model's scales are learned anew, the costly part of a fit
 _IMPOSSIBLE = 1e3  # far below any rank's normal score
 _RANDOM = 0.1  # share of random architectures among the candidates
 
@@ -72,12 +74,15 @@ class _Evolution(Guided):
         self._config = config
         self._features = Features(run.space, run.rng.fork("features"))
         self._scales: dict[str, list[float]] = {}
+        self._scaled = 0  # results when the scales were learned
 
     def take(self, answer: dict[str, Any]) -> None:
         super().take(answer)
         self._scales = answer["scales"]
 
     def fit(self, wanted: int, pending: list[Architecture]) -> _Fit:
+        learn = self.learned >= max(self._scaled + 1, self._scaled * _GROWTH)
+        self._scaled = self.learned if learn else self._scaled
         return _Fit(
             config=self._config,
             space=self.run.space,
@@ -87,6 +92,7 @@ class _Evolution(Guided):
             window=self.history.window(),
             pending=pending,
             scales=self._scales,
+            learn=learn,
             wanted=wanted,
         )
 
@@ -103,9 +109,14 @@ class _Fit:
     window: list[Trial]
     pending: list[Architecture]
     scales: dict[str, list[float]]
+    learn: bool  # new scales
     wanted: int
 
     def __call__(self) -> dict[str, Any]:
+        with one_blas_thread():
+            return self._proposed()
+
+    def _proposed(self) -> dict[str, Any]:
         known = [trial for trial in self.window if trial.ok]
         targets = normal_scores(np.array([trial.score for trial in known]))
         model = self._model(known, targets, "value")
@@ -124,7 +135,8 @@ class _Fit:
 
     def _model(self, trials: list[Trial], targets: Vector, name: str) -> GaussianProcess:
         features = self.features.of(_architectures(trials))
-        return GaussianProcess(features, targets, self.features.groups, self.scales.get(name, []))
+        start = self.scales.get(name, [])
+        return GaussianProcess(features, targets, self.features.groups, start, learn=self.learn)
 
     def _candidates(self, known: list[Trial]) -> list[Architecture]:
         """New architectures, each once: mutations of the best, and some random ones."""
