@@ -165,3 +165,9 @@ def test_a_class_of_ones_own() -> None:
     cls = find("archsearch.spaces", "nasbench201")
     text = "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"
     assert zoo.architecture(cls, text) == zoo.architecture("nasbench201", text)
+
+
+def test_every_space_takes_an_input_size() -> None:
+    plain = zoo.build("nasbench201", "ResNet", channels=4, cells=1, input_size=32)
+    same = zoo.build("nasbench201", "ResNet", channels=4, cells=1)
+    assert [value.shape for value in plain.parameters()] == [value.shape for value in same.parameters()]

@@ -78,6 +78,7 @@ def build(space: str | type[nn.Module], architecture: Any = None, **args: Any) -
         space: a zoo name, or a space's class.
         architecture: what `architecture` takes; None: the first candidate of each choice.
         args: the space's arguments (channels, cells, classes, …). They go before those of a published architecture.
+            `input_size` may be given to every space; those that take images of any size pass over it.
 
     Raises:
         UserError: unknown space, name or argument, a malformed notation.
@@ -138,6 +139,8 @@ def _space(cls: type[nn.Module], args: Mapping[str, Any]) -> SearchSpace:
 
 def _make(cls: type[nn.Module], args: Mapping[str, Any]) -> nn.Module:
     signature = inspect.signature(cls)
+    if "input_size" not in signature.parameters:
+        args = {name: value for name, value in args.items() if name != "input_size"}  # it takes images of any size
     try:
         signature.bind(**args)
     except TypeError as error:
