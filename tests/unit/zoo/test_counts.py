@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +15,7 @@ from archsearch import zoo
 from archsearch.evaluate.profile import Counts, count
 from archsearch.nn import describe, fix
 from archsearch.space import Rng
-from archsearch.zoo.nasbench201 import NASBench201
+from archsearch.zoo.nasbench201 import OPERATIONS, NASBench201
 
 IMAGENET: dict[str, Any] = {"channels": 48, "cells": 14, "classes": 1000, "stem": "imagenet"}
 
@@ -87,3 +90,23 @@ def test_nasbench201_by_the_formula() -> None:
             architecture = space.sample(rng)
             network = fix(model, architecture)
             assert parameters(network) == empty + sum(own[str(operation)] for operation in architecture.values())
+
+
+TABLES = os.environ.get("ARCHSEARCH_TEST_TABLES", "")
+
+
+@pytest.mark.skipif(not TABLES, reason="ARCHSEARCH_TEST_TABLES names no folder of tables")
+def test_nasbench201_by_the_benchmarks_own_table() -> None:
+    """Every row's `params` is the sum of its edges', and two hundred rows are built for real."""
+    with np.load(Path(TABLES) / "nasbench201_cifar10.npz") as table:
+        ops, params = table["ops"], table["params"]
+    edges = np.array([0, 0, 28_000, 243_040, 0])[ops].sum(1)
+    assert (72_656 + 650 + edges == params).all()
+    with torch.device("meta"):
+        model = NASBench201()
+        space = describe(model)
+        rng = Rng("table")
+        for row in (rng.integer(len(ops)) for _ in range(200)):
+            choices = zip([choice.name for choice in space], ops[row], strict=True)
+            network = fix(model, {name: OPERATIONS[operation] for name, operation in choices})
+            assert parameters(network) == params[row]
