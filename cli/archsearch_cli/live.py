@@ -1,4 +1,4 @@
-"""`archsearch validate --live`: tries the bucket with its keys, and asks the cluster by server-side dry runs."""
+"""`archsearch validate --live`: tries bucket and keys, asks the cluster by dry runs, looks for the images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import NASExperiment, PodTemplate
 from archsearch.spec.problems import Problem
 from archsearch.store import Credentials, open_store
+from archsearch_cli.images import ImageName, in_registry
 from archsearch_cli.output import note
 
 # What a pod's container has of a template; everything else is the pod's own.
@@ -25,14 +26,32 @@ def live_problems(experiment: NASExperiment, document: JsonObject) -> list[Probl
     cluster = _cluster()
     if cluster is None:
         note("no cluster is configured (KUBECONFIG): only the storage is tried, with the keys of this machine")
-        return _check_storage(experiment, None)
+        return _check_images(experiment, set()) + _check_storage(experiment, None)
     namespace = str(document.get("metadata", {}).get("namespace") or cluster.namespace)
     try:
         problems = cluster.dry_run_experiment(document, namespace) + cluster.dry_run_pod(experiment, namespace)
         credentials, faults = cluster.credentials(experiment, namespace)
+        problems += _check_images(experiment, cluster.images())
     except OSError as error:  # urllib3's and the client's own connection errors
         return [Problem("cluster", f"does not answer: {error}", remedy="check KUBECONFIG and the network")]
     return problems + (faults or _check_storage(experiment, credentials))
+
+
+def _check_images(experiment: NASExperiment, on_nodes: set[str]) -> list[Problem]:
+    """Images that the manifest names itself; the chart's own are the chart's business."""
+    spec, problems = experiment.spec, []
+    for path, image in (("spec.trials.image", spec.trials.image), ("spec.driver.image", spec.driver.image)):
+        if not image:
+            continue
+        name = ImageName.parse(image)
+        if name.full() in on_nodes:
+            continue
+        there, why = in_registry(name)
+        if there is None:
+            note(f"{path}: whether {image} can be pulled is not known: {why}")
+        elif not there:
+            problems.append(Problem(path, f"there is no such image: {why}", image, "push it, or correct the name"))
+    return problems
 
 
 def _check_storage(experiment: NASExperiment, credentials: Credentials | None) -> list[Problem]:
@@ -93,6 +112,18 @@ class _Cluster:
             message = f"the Secret has no {' and no '.join(absent)}"
             return None, [Problem("spec.storage.secretName", message, name, "add the key")]
         return Credentials(*keys), []
+
+    def images(self) -> set[str]:
+        """Full names of the images that nodes hold; empty where this user may not list nodes."""
+        status, reply = self._call("GET", "/api/v1/nodes")
+        nodes = reply.get("items") or [] if status < 300 else []
+        held = (
+            name
+            for node in nodes
+            for image in (node.get("status") or {}).get("images") or []
+            for name in image["names"]
+        )
+        return {ImageName.parse(name).full() for name in held}
 
     def _post(self, path: str, body: JsonObject) -> tuple[int, JsonObject]:
         return self._call("POST", path, body, [("dryRun", "All"), ("fieldValidation", "Strict")])

@@ -78,3 +78,10 @@ def test_an_unknown_namespace(namespace: str, tmp_path: Path) -> None:
     done = validate(tmp_path, f"metadata.namespace={namespace}-not")
     assert done.exit_code == 2
     assert f"{namespace}-not" in done.stderr
+
+
+def test_an_image_that_no_registry_answers_for_is_told_as_unknown(namespace: str, tmp_path: Path) -> None:
+    sets = [f"metadata.namespace={namespace}", "spec.trials.image=127.0.0.1:9/team/trial:1.0"]
+    done = validate(tmp_path, *sets)
+    assert done.exit_code == 0, done.output
+    assert "spec.trials.image: whether 127.0.0.1:9/team/trial:1.0 can be pulled is not known" in done.stderr
