@@ -225,8 +225,12 @@ def test_the_benchmarks_protocol() -> None:
 
 
 @needs_tables
-@pytest.mark.parametrize(("population", "sample", "bar"), [(100, 25, 200), (50, 12, 170)])
-def test_evolution_finds_the_optimum(population: int, sample: int, bar: float) -> None:
+@pytest.mark.parametrize(("population", "sample"), [(100, 25), (50, 12)])
+def test_evolution_finds_the_optimum(population: int, sample: int) -> None:
+    """A guard against getting worse, no measurement: thirty seeds tell the mean to some 16 queries.
+
+    Over 400 seeds the means are 191 (P=100, S=25) and 175 (P=50, S=12); the bound is three standard errors above.
+    """
     from archsearch.evaluate.table import find_space
 
     bench = Bench(
@@ -239,7 +243,7 @@ def test_evolution_finds_the_optimum(population: int, sample: int, bar: float) -
     traces = [run_seed(bench, "regularized-evolution", config, seed) for seed in range(30)]
     reached = summarize(bench, bench.load(), traces, None)["queriesToOptimum"]
     assert reached["share"] == 1.0
-    assert reached["mean"] <= bar
+    assert reached["mean"] <= 225
 
 
 class Halving(Strategy[StrategyConfig]):
