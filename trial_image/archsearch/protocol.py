@@ -20,9 +20,9 @@ Errors are ``{"error": {"reason": CamelCase, "message": text}}``:
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from archsearch.spec.base import JsonObject, Model
 from archsearch.spec.experiment import Constraint, EvaluatorSpec, Isolation, ModelSpace, Objective, Retention
@@ -30,6 +30,10 @@ from archsearch.spec.experiment import Constraint, EvaluatorSpec, Isolation, Mod
 PROTOCOL_VERSION = 1
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 LOG_TAIL_BYTES = 32 * 1024
+POINT_LIMIT_BYTES = 1024 * 1024  # of one point as JSON, so that several fit into a body
+POINT_CHOICES = 4096
+POINT_NUMBERS = 8192
+ALARM_LENGTH = 1024
 
 Secret = Annotated[str, StringConstraints(min_length=16, max_length=128)]
 Name = Annotated[str, StringConstraints(max_length=253)]
@@ -156,8 +160,25 @@ class LeaseReply(Model):
 
 
 class MetricPoint(Model):
+    """One point of a learning curve; of a supernet also its architecture weights, and an alarm about them."""
+
     step: int
     metrics: Metrics
+    weights: dict[Name, list[Finite]] | None = Field(
+        default=None,
+        max_length=POINT_CHOICES,
+        description="Each choice's probabilities after this step, in the order of its candidates.",
+    )
+    alarm: Annotated[str, StringConstraints(max_length=ALARM_LENGTH)] | None = Field(
+        default=None, description="A sentence: the search collapses, and how that shows."
+    )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        count = sum(len(values) for values in (self.weights or {}).values())
+        if count > POINT_NUMBERS:
+            raise ValueError(f"weights hold {count} numbers, at most {POINT_NUMBERS} a point are taken")
+        return self
 
 
 class ReportRequest(Model):

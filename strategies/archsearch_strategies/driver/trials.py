@@ -13,6 +13,7 @@ from archsearch.protocol import FailureClass, MetricPoint, Resources, TrialKind,
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Objective
 from archsearch_strategies.driver import records as r
+from archsearch_strategies.driver.curves import Curves
 from archsearch_strategies.strategy import objective_values
 
 COUNTED = frozenset({TrialKind.EVALUATE, TrialKind.SUPERNET, TrialKind.INHERIT})  # what budget.maxTrials counts
@@ -22,7 +23,6 @@ FINISHED = frozenset(
 )
 REUSABLE = frozenset({TrialState.SUCCEEDED, TrialState.CACHED})
 BEST_KEPT = 20
-POINTS_KEPT = 1000
 DISCARDED_KEPT = 64
 
 Identity = tuple[str, str, int, str]
@@ -106,6 +106,7 @@ class TrialTable:
         self.weights: dict[str, list[Row]] = {}  # trained candidates' weights in the store, by key
         self.needed: Counter[str] = Counter()  # checkpoints that unfinished trials begin with, by key
         self.discarded: deque[str] = deque(maxlen=DISCARDED_KEPT)  # the last keys said to be gone
+        self.curves = Curves()
         self.experiment: r.Experiment | None = None
         self.space: str | None = None
         self.facts: r.Facts | None = None
@@ -217,7 +218,7 @@ class TrialTable:
 
     def _reported(self, record: r.Reported) -> None:
         row = self.rows[record.number]
-        row.points = (row.points + record.points)[-POINTS_KEPT:]
+        self.curves.take(row, record.points)
         row.checkpoint = record.checkpoint or row.checkpoint
 
     def _returned(self, record: r.Returned) -> None:

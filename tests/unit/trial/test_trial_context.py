@@ -73,6 +73,36 @@ def context(tmp_path: Path, line: Line) -> Iterator[TrialContext]:
     set_current(None)
 
 
+def test_architecture_weights_and_alarms_ride_on_points(context: TrialContext, line: Line) -> None:
+    import torch
+
+    weights = {"op": torch.tensor([0.123456789, 0.876543211]), "bad": [0.5, float("nan")], "list": [1, 0]}
+    context.report(3, {"loss": 0.5}, weights=weights, alarm="x" * 2000)
+    (point,) = line.sent
+    assert point["weights"] == {"op": [0.12346, 0.87654], "list": [1.0, 0.0]}
+    assert point["alarm"] == "x" * 1024
+    context.report(4, {"loss": 0.5})
+    assert set(line.sent[1]) == {"type", "step", "metrics"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({f"c{i}": [0.5] for i in range(4097)}, "4097 choices"),
+        ({"c": [0.5] * 8193}, "8193 numbers"),
+        ({"\N{SNOWMAN}" * 100_000: [0.5]}, "bytes of JSON"),
+        ({"c": ["many"]}, "sequence of numbers"),
+        ({"c": 0.5}, "sequence of numbers"),
+    ],
+)
+def test_weights_beyond_bounds_are_refused(
+    context: TrialContext, line: Line, weights: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ArchsearchError, match=words):
+        context.report(1, {"loss": 0.5}, weights=weights)
+    assert line.sent == []
+
+
 def tensors(value: float) -> dict[str, Any]:
     import torch
 

@@ -38,6 +38,25 @@ def test_a_result_carries_metrics_points_payload_and_resources(shared: Worker) -
     assert message.next is not None
 
 
+@pytest.mark.parametrize("report_seconds", [0.2, 600.0])
+def test_points_with_weights_are_cut_into_requests_that_fit(shared: Worker, report_seconds: float) -> None:
+    usual, shared.driver.report_seconds = shared.driver.report_seconds, report_seconds
+    while not shared.driver.reports.empty():
+        shared.driver.reports.get()
+    try:
+        message = shared.driver.run(shared.trial("curves", params={"points": 20}))
+    finally:
+        shared.driver.report_seconds = usual
+    assert message.outcome.state is TrialState.SUCCEEDED
+    reports = [shared.driver.reports.get() for _ in range(shared.driver.reports.qsize())]
+    bodies = [*(report.points for report in reports), message.points]
+    points = [point for body in bodies for point in body]
+    assert [point.step for point in points] == list(range(20))
+    assert all(len(point.weights or {}) == 4000 for point in points)
+    assert [point.step for point in points if point.alarm] == [2]
+    assert len([body for body in bodies if body]) >= 3
+
+
 def test_each_trial_has_a_process_of_its_own_that_is_gone_afterwards(shared: Worker) -> None:
     pids = [shared.run("succeed").payload["pid"] for _ in range(3)]
     assert len(set(pids)) == 3

@@ -63,6 +63,14 @@ class Trials:
         return result(params.get("value", 0.5), payload={"pid": os.getpid(), "sum": float((weights @ weights).sum())})
 
     @staticmethod
+    def curves(context: TrialContext, params: dict[str, Any]) -> SimpleNamespace:
+        """More architecture weights than one request takes."""
+        for step in range(params["points"]):
+            weights = {f"choice-{i}-{'x' * 80}": [step / 7, 1 - step / 7] for i in range(4000)}
+            context.report(step, {"loss": float(step)}, weights=weights, alarm="it collapses" if step == 2 else "")
+        return result()
+
+    @staticmethod
     def look(context: TrialContext, params: dict[str, Any]) -> SimpleNamespace:
         """What of the supervisor's can be seen from here."""
         supervisor = params["supervisor"]

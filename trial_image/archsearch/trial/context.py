@@ -5,14 +5,22 @@ A trial child has no keys: it writes files and short messages, which the worker'
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from archsearch.errors import ArchsearchError, BadMetric
-from archsearch.protocol import Assignment, KeepWeights
+from archsearch.protocol import (
+    ALARM_LENGTH,
+    POINT_CHOICES,
+    POINT_LIMIT_BYTES,
+    POINT_NUMBERS,
+    Assignment,
+    KeepWeights,
+)
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Goal
 
@@ -123,20 +131,36 @@ class TrialContext:
 
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        weights: Mapping[str, Sequence[float]] | None = None,
+        alarm: str = "",
+    ) -> None:
         """Send one point of the learning curve. Values that are not finite are left out (NaN is no JSON).
 
         Args:
             step: grows within a trial, for example the epoch.
             metrics: numbers by name; `loss`, `steps_per_second` and `examples_per_second` show in the worker's own
                 metrics too.
+            weights: each choice's probabilities (one dimension, any numbers), of a supernet; sent with 5 decimals. A
+                choice with one that is not finite is left out.
+            alarm: a sentence where the search goes wrong, for example a collapse; shown in the experiment's status and
+                as an Event. Its first 1024 characters are sent.
 
         Raises:
             BadMetric: a value is no number.
+            ArchsearchError: more weights than a point may carry.
         """
         finite = {name: value for name, value in numbers(metrics).items() if math.isfinite(value)}
+        message: JsonObject = {"type": "point", "step": int(step), "metrics": finite}
+        if weights:
+            message["weights"] = _rounded(weights)
+        if alarm:
+            message["alarm"] = alarm[:ALARM_LENGTH]
         self.last_metrics.update(finite)
-        self._channel.send({"type": "point", "step": int(step), "metrics": finite})
+        self._channel.send(message)
 
     @property
     def should_stop(self) -> bool:
@@ -246,6 +270,27 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
             found[name] = float(value)
         except (TypeError, ValueError) as error:
             raise BadMetric(f"metric {name!r} must be a number, it is {value!r:.80}") from error
+    return found
+
+
+def _rounded(weights: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    try:
+        found = {name: [round(float(value), 5) for value in _plain(values)] for name, values in weights.items()}
+    except (TypeError, ValueError) as error:
+        raise BadMetric(f"architecture weights must be a sequence of numbers for each choice: {error}") from error
+    found = {name: values for name, values in found.items() if all(map(math.isfinite, values))}
+    count, size = sum(map(len, found.values())), len(json.dumps(found))
+    if len(found) > POINT_CHOICES or count > POINT_NUMBERS or size > POINT_LIMIT_BYTES // 2:
+        raise ArchsearchError(
+            f"a point carries architecture weights of at most {POINT_CHOICES} choices, {POINT_NUMBERS} numbers and "
+            f"{POINT_LIMIT_BYTES // 2} bytes of JSON; these are {len(found)} choices, {count} numbers and {size} "
+            "bytes: report a part of the choices"
+        )
+    return found
+
+
+def _plain(values: Any) -> Sequence[float]:
+    found: Sequence[float] = values.tolist() if hasattr(values, "tolist") else values
     return found
 
 

@@ -34,10 +34,11 @@ from archsearch.worker import limits, linux
 from archsearch.worker.children import Children
 from archsearch.worker.client import LeaseClient, LeaseLost, Refused, Rejected, Unreachable
 from archsearch.worker.metrics import WorkerMetrics
+from archsearch.worker.points import REPORT_BYTES
 from archsearch.worker.processes import Zygote
 from archsearch.worker.settings import Secrets, WorkerSettings, child_environment, take_secrets
 from archsearch.worker.storage import Stores
-from archsearch.worker.trial_run import POINTS_PER_REPORT, Surroundings, TrialRun
+from archsearch.worker.trial_run import Surroundings, TrialRun
 
 EXIT_FAILED = 1
 FIRST_POLL_SECONDS = 2.0  # until the driver has said how long a worker may be idle
@@ -180,7 +181,7 @@ class Supervisor:
         self._metrics.trial_seconds.labels(kind).observe(time.monotonic() - start)
         result = "lost" if outcome is None else (outcome.failure or outcome.state).value
         self._metrics.trials.labels(kind, result).inc()
-        return outcome, list(trial.points)[-POINTS_PER_REPORT:]
+        return outcome, trial.points.take(REPORT_BYTES)
 
     # --- leases
 

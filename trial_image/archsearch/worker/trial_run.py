@@ -8,7 +8,6 @@ import json
 import math
 import shutil
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,13 +29,14 @@ from archsearch.worker.client import LeaseClient, LeaseLost, Refused, Rejected, 
 from archsearch.worker.ending import Killed, failed, silent
 from archsearch.worker.limits import Cgroup
 from archsearch.worker.metrics import WorkerMetrics
+from archsearch.worker.points import REPORT_BYTES, PointQueue
 from archsearch.worker.processes import Child, Exit, ZygoteFailed
 from archsearch.worker.settings import WorkerSettings
 from archsearch.worker.storage import Stores, TrialStorage, log_tail
 
-POINTS_KEPT = 10_000
-POINTS_PER_REPORT = 1000
 CHECKPOINT_SECONDS = 60.0
+LAST_REPORT_SECONDS = 5.0
+_POINT_FIELDS = ("step", "metrics", "weights", "alarm")
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,13 @@ class TrialRun:
     def __init__(self, grant: Grant, around: Surroundings, directory: Path) -> None:
         self.grant = grant
         self.assignment = grant.assignment
-        self.points: deque[MetricPoint] = deque(maxlen=POINTS_KEPT)
+        self.points = PointQueue()
         self._around = around
         self._directory = directory
         self._threads = self.assignment.threads or around.cgroup.cpus(around.settings.cpus)
         self._storage = TrialStorage(self.assignment, grant.fence, around.stores, around.metrics)
         self._changed = asyncio.Event()
+        self._done = asyncio.Event()
         self._order: Literal["", "stop", "release"] = ""
         self._order_deadline = math.inf
         self._lost = False
@@ -82,6 +83,10 @@ class TrialRun:
         heartbeat = asyncio.create_task(self._heartbeat())
         try:
             found = await self._run()
+            self._done.set()
+            await asyncio.wait({heartbeat}, timeout=LAST_REPORT_SECONDS)  # a report on its way must not come twice
+            if found is not None:
+                await self._report_rest(found)
             return None if self._lost else found
         finally:
             heartbeat.cancel()
@@ -190,8 +195,9 @@ class TrialRun:
     def _hear(self, message: JsonObject) -> None:
         match message["type"]:
             case "point":
-                point = MetricPoint(step=message["step"], metrics=message["metrics"])
-                self.points.append(point)
+                fields = {name: message[name] for name in _POINT_FIELDS if name in message}
+                point = MetricPoint.model_validate(fields)
+                self.points.add(point)
                 self._last.update(point.metrics)
                 self._around.metrics.point(point.step, point.metrics)
             case "final":
@@ -224,31 +230,52 @@ class TrialRun:
     # --- heartbeats and orders
 
     async def _heartbeat(self) -> None:
-        while True:
-            await asyncio.sleep(self.grant.report_seconds / 2)
-            batch = [self.points.popleft() for _ in range(min(len(self.points), POINTS_PER_REPORT))]
-            request = ReportRequest(
-                lease=self.grant.lease,
-                fence=self.grant.fence,
-                points=batch,
-                checkpoint=self._storage.newest or None,
-                worker=self._around.settings.worker,
-                job=self._around.settings.job,
-            )
-            try:
-                reply = await self._around.client.report(request)
-            except LeaseLost:
-                self._lost = True
-                self._changed.set()
+        while not await self._over_within(self.grant.report_seconds / 2):
+            if not await self._report(self.points.take(REPORT_BYTES)):
                 return
-            except (Unreachable, Refused, Rejected) as error:
-                # The trial goes on: its result is offered when the driver is back, which then says whether it takes it.
-                self._around.metrics.heartbeat_failures.inc()
-                if isinstance(error, Unreachable):
-                    self.points.extendleft(reversed(batch))
-                continue
-            if reply.action != "continue":
-                self._obey(reply.action, self._around.settings.grace_seconds)
+
+    async def _over_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._done.wait(), seconds)
+        return self._done.is_set()
+
+    async def _report(self, batch: list[MetricPoint]) -> bool:
+        """Heartbeat and points; False when the lease is lost."""
+        request = ReportRequest(
+            lease=self.grant.lease,
+            fence=self.grant.fence,
+            points=batch,
+            checkpoint=self._storage.newest or None,
+            worker=self._around.settings.worker,
+            job=self._around.settings.job,
+        )
+        try:
+            reply = await self._around.client.report(request)
+        except LeaseLost:
+            self._lost = True
+            self._changed.set()
+            return False
+        except asyncio.CancelledError:
+            self.points.put_back(batch)
+            raise
+        except (Unreachable, Refused, Rejected) as error:
+            # The trial goes on: its result is offered when the driver is back, which then says whether it takes it.
+            self._around.metrics.heartbeat_failures.inc()
+            if isinstance(error, Unreachable):
+                self.points.put_back(batch)
+            return True
+        if reply.action != "continue":
+            self._obey(reply.action, self._around.settings.grace_seconds)
+        return True
+
+    async def _report_rest(self, outcome: Outcome) -> None:
+        """Points that the result has no room for are reported before it; those that cannot be now are dropped."""
+        room = REPORT_BYTES - len(json.dumps(outcome.to_json()))
+        while not self._lost and not self.points.fit(room):
+            before = len(self.points)
+            await self._report(self.points.take(REPORT_BYTES))
+            if len(self.points) >= before:
+                self.points.drop_oldest(room)
 
     def _obey(self, order: Literal["stop", "release"], grace_seconds: float) -> None:
         self._order_deadline = min(self._order_deadline, time.monotonic() + grace_seconds)
