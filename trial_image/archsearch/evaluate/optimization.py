@@ -102,26 +102,36 @@ class Stepper:
 
     def state(self) -> tuple[dict[str, Tensor], JsonObject]:
         """Tensors (in host memory) and JSON of the optimizer and the loss scale."""
-        tensors: dict[str, Tensor] = {}
-        scalars: JsonObject = {}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            for key, value in slots.items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"{index}.{key}"] = host_copy(value)
-                else:
-                    scalars[f"{index}.{key}"] = value
+        tensors, scalars = slots_of(self.optimizer)
         scaler = self.scaler.state_dict() if self.scaler is not None else {}
         return tensors, {"scalars": scalars, "scaler": scaler}
 
     def restore(self, tensors: dict[str, Tensor], state: JsonObject) -> None:
-        slots: dict[int, dict[str, object]] = {}
-        for name, value in (*tensors.items(), *state["scalars"].items()):
-            index, key = name.split(".", 1)
-            slots.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        load_slots(self.optimizer, tensors, state["scalars"])
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def slots_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], JsonObject]:
+    """What an optimizer remembers of its parameters: tensors (in host memory) and scalars, named INDEX.KEY."""
+    tensors: dict[str, Tensor] = {}
+    scalars: JsonObject = {}
+    for index, slots in optimizer.state_dict()["state"].items():
+        for key, value in slots.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{key}"] = host_copy(value)
+            else:
+                scalars[f"{index}.{key}"] = value
+    return tensors, scalars
+
+
+def load_slots(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], scalars: JsonObject) -> None:
+    """Give an optimizer back what `slots_of` took; its options stay its own."""
+    slots: dict[int, dict[str, object]] = {}
+    for name, value in (*tensors.items(), *scalars.items()):
+        index, key = name.split(".", 1)
+        slots.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def host_copy(value: Tensor) -> Tensor:

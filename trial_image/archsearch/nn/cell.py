@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from archsearch.errors import UserError
 from archsearch.nn.fixing import Fixing
@@ -155,23 +156,32 @@ class Cell(Mutable):
         label = self._label(name)
         return LayerChoice(made_candidates(label, {key: partial(make, op) for key, op in named.items()}), label)
 
+    conductible = True
+
     def forward(self, *inputs: Any) -> Tensor:
         states = _states(inputs, self.predecessors)
         for node in self.numbers:
             if self.wiring == "edges":
-                states.append(self.inputs[str(node)]([self.ops[f"{node}_{i}"](states[i]) for i in range(node)]))
+                edges = [partial(self.ops[f"{node}_{i}"], states[i]) for i in range(node)]
+                states.append(self._choose(str(node)).lazy(edges))
             else:
                 states.append(_total([self._slot(f"{node}_{k}", states) for k in range(self.num_ops_per_node)]))
-        return torch.cat(states[self.predecessors :], dim=1)
+        merged = self.numbers if self.conductor is None else self.conductor.merged(self)
+        return torch.cat([states[i] for i in merged], dim=1)
+
+    def _choose(self, key: str) -> InputChoice:
+        found = self.inputs[key]
+        assert isinstance(found, InputChoice)  # noqa: S101 - _add_node put it there
+        return found
 
     def _slot(self, slot: str, states: list[Tensor]) -> Tensor:
-        choose, groups = self.inputs[slot], self.ops[slot]
+        choose, groups = self._choose(slot), self.ops[slot]
         assert isinstance(groups, nn.ModuleDict)  # noqa: S101 - _add_node put them there
         if len(groups) == 1:
             (op,) = groups.values()
             out: Tensor = op(choose(states))
         else:
-            out = choose([groups[str(self._alike(i))](state) for i, state in enumerate(states)])
+            out = choose.lazy([partial(groups[str(self._alike(i))], state) for i, state in enumerate(states)])
         return out
 
     def choice(self, name: str) -> None:
@@ -265,9 +275,26 @@ class AfterCell(Mutable):
         self.module = module
         self._cell = (cell,)  # in a tuple, so that the cell is no submodule of this one too
 
+    conductible = True
+
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.module(x)
-        return out
+        (cell,) = self._cell
+        merged = cell.numbers if self.conductor is None else self.conductor.merged(cell)
+        if len(merged) == cell.nodes:
+            out: Tensor = self.module(x)
+            return out
+        kept = self._kept(merged)
+        if isinstance(self.module, nn.Linear):
+            return functional.linear(x, kept, self.module.bias)
+        return self.module._conv_forward(x, kept, self.module.bias)  # type: ignore[no-any-return]
+
+    def _kept(self, merged: Sequence[int]) -> Tensor:
+        """The part of the weight that reads these nodes."""
+        (cell,) = self._cell
+        weight = self.module.weight
+        assert isinstance(weight, nn.Parameter)  # noqa: S101 - __init__ checked
+        parts = torch.tensor_split(weight, cell.nodes, dim=1)
+        return torch.cat([parts[number - cell.predecessors] for number in merged], dim=1)
 
     def choice(self, name: str) -> None:
         return None
@@ -279,11 +306,8 @@ class AfterCell(Mutable):
             return self.module
         plain: Any = copy.copy(self.module)  # its parameters alone are replaced
         plain._parameters = dict(self.module._parameters)
-        weight = self.module.weight
-        assert isinstance(weight, nn.Parameter)  # noqa: S101 - __init__ checked
-        parts = torch.tensor_split(weight.detach(), cell.nodes, dim=1)
-        kept = torch.cat([parts[number - cell.predecessors] for number in merged], dim=1)
-        plain.weight = nn.Parameter(kept, requires_grad=weight.requires_grad)
+        kept = self._kept(merged).detach()
+        plain.weight = nn.Parameter(kept, requires_grad=bool(self.module.weight.requires_grad))
         setattr(plain, "in_features" if isinstance(plain, nn.Linear) else "in_channels", kept.shape[1])
         if is_sparing():
             plain.reset_parameters()  # fresh weights depend on how many inputs there are

@@ -6,7 +6,8 @@ import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from archsearch.nn.fixing import Fixing, current
 from archsearch.space import Categorical, Choice, Subset, Term
 
 if TYPE_CHECKING:
-    from archsearch.nn.values import Expression, ValueChoice
+    from archsearch.nn.cell import Cell
+    from archsearch.nn.values import Expression, ValueChoice, ValueModule
 
 Reduction = Literal["sum", "mean", "concat", "none"]
 Always = tuple[tuple[Term, ...], ...]
@@ -27,8 +29,35 @@ class StandaloneWarning(UserWarning):
     """A model with choices was called without an architecture; the first candidates are taken."""
 
 
+class Conductor(Protocol):
+    """Who says, in a supernet, what each choice does in a forward pass. See `archsearch.supernet.network`."""
+
+    def layer(self, choice: LayerChoice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output of a layer choice."""
+
+    def inputs(self, choice: InputChoice, makers: Sequence[Callable[[], Any]]) -> Any:
+        """The reduced inputs of an input choice; `makers`, in the order of its candidates, compute them."""
+
+    def value(self, value: Any) -> Any:
+        """The value of a number, a value choice or an expression of some."""
+
+    def module(self, module: ValueModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output of a module whose arguments are chosen."""
+
+    def merged(self, cell: Cell) -> tuple[int, ...]:
+        """The numbers of the nodes that a cell gives."""
+
+
 class Mutable(nn.Module):
-    """A module that stands for a choice. `describe` asks for its choice and branches, `fix` for what replaces it."""
+    """A module that stands for a choice. `describe` asks for its choice and branches, `fix` for what replaces it.
+
+    Attributes:
+        conductor: decides instead of standalone mode, where the model is a supernet. Copies have none.
+        conductible: whether the class asks its conductor; the others' parameters cannot be shared by architectures.
+    """
+
+    conductor: Conductor | None = None
+    conductible: ClassVar[bool] = False
 
     def __init__(self, label: str | None) -> None:
         super().__init__()
@@ -58,7 +87,8 @@ class Mutable(nn.Module):
             return copy.deepcopy(self.resolve(fixing), memo)
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        own = {name: value for name, value in self.__dict__.items() if name != "conductor"}
+        twin.__dict__.update(copy.deepcopy(own, memo))
         return twin
 
 
@@ -126,7 +156,11 @@ class LayerChoice(Mutable):
         assert module is not None  # noqa: S101 - __init__ put modules there only
         return module
 
+    conductible = True
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.conductor is not None:
+            return self.conductor.layer(self, args, kwargs)
         warn_standalone()
         return self[0](*args, **kwargs)
 
@@ -183,6 +217,10 @@ def select(
     return total / len(picked) if reduction == "mean" else total
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 class InputChoice(Mutable):
     """Some of several inputs, reduced to one tensor. Decision: the sorted list of chosen inputs.
 
@@ -225,9 +263,27 @@ class InputChoice(Mutable):
         self.reduction: Reduction = reduction
         self.choice(self.label or "input")  # refuses a wrong n_chosen here, where the user wrote it
 
+    conductible = True
+
     def forward(self, inputs: Sequence[Tensor] | Mapping[str, Tensor]) -> Any:
+        if len(inputs) != len(self.candidates):
+            raise UserError(f"an InputChoice of {len(self.candidates)} inputs was given {len(inputs)}")
+        if isinstance(inputs, Mapping):
+            inputs = [inputs[name] for name in self.candidates]  # type: ignore[index]
+        return self.lazy([partial(_same, value) for value in inputs])
+
+    def lazy(self, makers: Sequence[Callable[[], Any]]) -> Any:
+        """As a call, with functions that compute the inputs: those that are not chosen are not computed."""
+        if self.conductor is not None:
+            return self.conductor.inputs(self, makers)
         warn_standalone()
-        return self._chosen(self.candidates[: self.n_chosen])(inputs)
+        return self.reduce([make() for make in makers[: self.n_chosen]], makers)
+
+    def reduce(self, picked: Sequence[Tensor], makers: Sequence[Callable[[], Any]]) -> Any:
+        """Reduce the chosen inputs; where none is chosen, the first one is computed for its shape."""
+        if picked or self.reduction == "none":
+            return select(list(picked), range(len(picked)), len(picked), self.reduction)
+        return select([makers[0]()], (), 1, self.reduction)
 
     def _chosen(self, decision: Sequence[int | str]) -> ChosenInputs:
         return ChosenInputs(decision, len(self.candidates), self.reduction)
@@ -282,12 +338,17 @@ class Repeat(Mutable):
         """What was given: a number, a ValueChoice or an expression."""
         return self._depth[0]
 
+    conductible = True
+
     def forward(self, x: Any) -> Any:
         from archsearch.nn.values import first
 
-        depth = first(self.depth)
-        if depth is not self.depth:
-            warn_standalone()
+        if self.conductor is not None:
+            depth = self.conductor.value(self.depth)
+        else:
+            depth = first(self.depth)
+            if depth is not self.depth:
+                warn_standalone()
         for i in range(depth):
             x = self._block(i)(x)
         return x

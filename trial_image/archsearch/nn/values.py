@@ -119,7 +119,12 @@ class ValueChoice(Value, Mutable):
     def evaluate(self, get: Callable[[ValueChoice], Any]) -> Any:
         return get(self)
 
+    conductible = True
+
     def forward(self) -> Scalar:
+        if self.conductor is not None:
+            found: Scalar = self.conductor.value(self)
+            return found
         warn_standalone()
         return self.options[0]
 
@@ -148,6 +153,9 @@ class Expression(Value):
         return self.function(*(o.evaluate(get) if isinstance(o, Value) else o for o in self.operands))
 
     def __call__(self) -> Any:
+        conductor = next((leaf.conductor for leaf in self.leaves() if leaf.conductor is not None), None)
+        if conductor is not None:
+            return conductor.value(self)
         warn_standalone()
         return first(self)
 
@@ -255,9 +263,17 @@ class ValueModule(Mutable):
         args, kwargs = self._arguments
         return self._factory(*_mapped(args, value), **_mapped(kwargs, value))
 
+    conductible = True
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.conductor is not None:
+            return self.conductor.module(self, args, kwargs)
         warn_standalone()
         return self.inner(*args, **kwargs)
+
+    def make(self, value: Callable[[Any], Any]) -> nn.Module:
+        """The plain module, with fresh weights, whose chosen arguments `value` gives."""
+        return self._make(value)
 
     def choice(self, name: str) -> None:
         return None

@@ -25,6 +25,8 @@ OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 class Zero(nn.Module):
     """No connection: zeros of the input's shape."""
 
+    gives_zeros = True
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
 

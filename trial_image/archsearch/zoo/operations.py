@@ -13,6 +13,8 @@ from torch.nn import functional
 class Zero(nn.Module):
     """No connection: zeros, as small as the stride makes them."""
 
+    gives_zeros = True
+
     def __init__(self, stride: int = 1) -> None:
         super().__init__()
         self.stride = stride

@@ -36,6 +36,8 @@ class Chain(nn.Module):
 class ChosenChain(Mutable):
     """A chain whose inserted module is a choice; `fix` leaves the module alone where nothing is inserted."""
 
+    conductible = True
+
     def __init__(self, module: nn.Module, inserted: LayerChoice, *, before: bool) -> None:
         super().__init__(None)
         self.module = module

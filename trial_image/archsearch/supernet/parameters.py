@@ -1,0 +1,220 @@
+"""Architecture parameters: what a differentiable search learns about every choice. Imports torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from archsearch.errors import UserError
+from archsearch.space import Architecture, Categorical, Choice, SearchSpace, Subset
+
+SKIPS = ("skip_connect", "identity", "skip")
+ZEROS = ("none", "zero")
+
+
+class ArchitectureParameters(nn.Module):
+    """One vector of logits a choice, apart from the network's weights.
+
+    A layer choice, and an input choice of a fixed number, has the softmax of its logits as probabilities; an input
+    choice of a free number an independent sigmoid for each input. In a cell whose edges carry their own operations
+    (DARTS) the inputs of a node have no logits of their own unless `inputs` asks for them (PC-DARTS): an edge is as
+    strong as its best operation (Liu 2019, section 2.4).
+
+    Args:
+        space: whose choices; all of them categorical or subsets.
+        deviation: of the normal distribution that logits begin with; 1e-3 in DARTS.
+        seed: of that distribution.
+        inputs: give the input choices of such cells logits too.
+        priors: probabilities by choice and option, in place of equal ones; each sums to 1.
+
+    Raises:
+        UserError: a prior for an unknown choice or option, or one that is no distribution.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        deviation: float = 1e-3,
+        seed: int = 0,
+        inputs: bool = False,
+        priors: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.edges = edges_of(space)
+        self.choices: dict[str, Choice] = {
+            choice.name: choice for choice in space.choices if inputs or choice.name not in self.edges
+        }
+        generator = torch.Generator().manual_seed(seed)
+        self.logits = nn.ParameterList(
+            nn.Parameter(torch.randn(len(choice.options), generator=generator) * deviation)
+            for choice in self.choices.values()
+        )
+        self._at = {name: i for i, name in enumerate(self.choices)}
+        self.allowed: dict[str, tuple[bool, ...]] = {
+            name: (True,) * len(choice.options) for name, choice in self.choices.items()
+        }
+        for name, prior in (priors or {}).items():
+            self._set_prior(name, prior)
+
+    def _set_prior(self, name: str, prior: Mapping[str, float]) -> None:
+        if name not in self.choices:
+            raise UserError(f"a prior is given for choice {name!r}, which the space does not have")
+        options = [str(option) for option in self.choices[name].options]
+        if unknown := sorted(set(prior) - set(options)):
+            raise UserError(f"the prior of choice {name!r} names {unknown[0]!r}; it has {', '.join(options)}")
+        values = [float(prior.get(option, 0.0)) for option in options]
+        if min(values) < 0 or not math.isclose(sum(values), 1.0, abs_tol=1e-3):
+            raise UserError(f"the prior of choice {name!r} is no distribution: {dict(prior)}; give parts that sum to 1")
+        with torch.no_grad():
+            self[name].add_(torch.tensor([math.log(max(value, 1e-6)) for value in values]))
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The logits of a choice, (number of options,)."""
+        logits: Tensor = self.logits[self._at[name]]
+        return logits
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._at
+
+    def restrict(self, name: str, allowed: Iterable[int]) -> None:
+        """Let only these options (positions) of a choice take part; the others have probability 0.
+
+        Raises:
+            UserError: none is left.
+        """
+        kept = set(allowed)
+        if not kept:
+            raise UserError(f"choice {name!r} would have no candidate left")
+        self.allowed[name] = tuple(i in kept for i in range(len(self.choices[name].options)))
+
+    def left(self, name: str) -> tuple[int, ...]:
+        """The positions of the options that may take part."""
+        return tuple(i for i, allowed in enumerate(self.allowed[name]) if allowed)
+
+    def masked(self, name: str) -> Tensor:
+        """The logits of a choice, minus infinity where it is restricted."""
+        logits = self[name]
+        if all(self.allowed[name]):
+            return logits
+        return logits.masked_fill(~torch.tensor(self.allowed[name], device=logits.device), -math.inf)
+
+    def probability(self, name: str, temperature: float = 1.0) -> Tensor:
+        """The probabilities of a choice's options, (number of options,), differentiable."""
+        scaled = self.masked(name) / temperature
+        return scaled.sigmoid() if is_free(self.choices[name]) else scaled.softmax(0)
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """Those of every choice."""
+        return {name: self.probability(name) for name in self.choices}
+
+    def history(self) -> dict[str, list[float]]:
+        """The probabilities as numbers, for the ledger."""
+        with torch.no_grad():
+            return {name: values.tolist() for name, values in self.probabilities().items()}
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the logits: JSON."""
+        return {"allowed": {name: list(values) for name, values in self.allowed.items()}}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what `extra_state` gave."""
+        self.allowed = {name: tuple(bool(value) for value in values) for name, values in state["allowed"].items()}
+
+
+def is_free(choice: Choice) -> bool:
+    """An input choice of any number of inputs."""
+    return isinstance(choice, Subset) and choice.choose is None
+
+
+def edges_of(space: SearchSpace) -> dict[str, dict[int, str]]:
+    """Input choices whose inputs each carry an operation of their own: {choice: {position of the input: choice}}."""
+    found: dict[str, dict[int, str]] = {}
+    subsets = {choice.name: choice for choice in space.choices if isinstance(choice, Subset)}
+    for choice in space.choices:
+        terms = choice.when[0] if len(choice.when) == 1 else ()
+        if isinstance(choice, Categorical) and len(terms) == 1 and terms[0].choice in subsets:
+            subset = subsets[terms[0].choice]
+            if len(terms[0].values) == 1:
+                found.setdefault(subset.name, {})[subset.options.index(terms[0].values[0])] = choice.name
+    return {name: edges for name, edges in found.items() if len(edges) == len(subsets[name].options)}
+
+
+def derive(space: SearchSpace, probabilities: Mapping[str, Sequence[float]]) -> Architecture:
+    """The most probable architecture.
+
+    A layer choice takes its likeliest candidate; on the edges of a DARTS cell never "none" (Liu 2019, section 2.4). An
+    input choice takes the likeliest inputs, one of free number all above one half; edges compete by their likeliest
+    operation that is not "none", times the input's own probability where there is one.
+
+    Args:
+        probabilities: of every choice's options, in their order.
+
+    Raises:
+        ArchitectureError: a constraint of the space forbids what is found; the text names it.
+    """
+    edges = edges_of(space)
+    operations = {name for inputs in edges.values() for name in inputs.values()}
+    options = {choice.name: choice.options for choice in space.choices}
+    decisions: dict[str, Any] = {}
+    for choice in space.choices:
+        if not choice.active(decisions):
+            continue
+        if isinstance(choice, Subset):
+            strengths = [
+                max(
+                    (
+                        float(p)
+                        for option, p in zip(options[name], probabilities[name], strict=True)
+                        if option not in ZEROS
+                    ),
+                    default=0.0,
+                )
+                for _, name in sorted(edges.get(choice.name, {}).items())
+            ]
+            decisions[choice.name] = _inputs(choice, probabilities.get(choice.name), strengths)
+        else:
+            values = list(probabilities[choice.name])
+            decisions[choice.name] = choice.options[_likeliest(choice, values, nothing=choice.name not in operations)]
+    return space.validate({name: list(d) if isinstance(d, tuple) else d for name, d in decisions.items()})
+
+
+def _inputs(choice: Subset, own: Sequence[float] | None, edges: Sequence[float]) -> tuple[Any, ...]:
+    strengths = [1.0] * len(choice.options) if own is None else [float(value) for value in own]
+    if edges:
+        strengths = [strength * edge for strength, edge in zip(strengths, edges, strict=True)]
+    if choice.choose is None:
+        return tuple(option for option, strength in zip(choice.options, strengths, strict=True) if strength > 0.5)
+    ranked = sorted(range(len(strengths)), key=lambda i: (-strengths[i], i))[: choice.choose]
+    return tuple(choice.options[i] for i in sorted(ranked))
+
+
+def _likeliest(choice: Choice, values: Sequence[float], *, nothing: bool) -> int:
+    candidates = [i for i, option in enumerate(choice.options) if nothing or option not in ZEROS]
+    return max(candidates or range(len(values)), key=lambda i: (float(values[i]), -i))
+
+
+def entropy(values: Sequence[float]) -> float:
+    """Of a distribution, as a part of the largest possible: 0 decided, 1 even. Of independent chances their mean."""
+    total = sum(values)
+    if len(values) < 2 or not math.isclose(total, 1.0, abs_tol=1e-3):
+        parts = [-sum(q * math.log2(q) for q in (p, 1 - p) if q > 0) for p in values]
+        return sum(parts) / len(parts) if parts else 0.0
+    return -sum(p * math.log(p) for p in values if p > 0) / math.log(len(values))
+
+
+def mean_entropy(history: Mapping[str, Sequence[float]]) -> float:
+    """Over all choices."""
+    return sum(map(entropy, history.values())) / max(1, len(history))
+
+
+def skip_ratio(space: SearchSpace, architecture: Mapping[str, Any]) -> float:
+    """The part of an architecture's operations that are skip connections, of those choices that offer one."""
+    offered = {c.name for c in space.choices if isinstance(c, Categorical) and set(c.options) & set(SKIPS)}
+    taken = [architecture[name] for name in architecture if name in offered]
+    return sum(decision in SKIPS for decision in taken) / max(1, len(taken))
