@@ -91,6 +91,14 @@ class Evaluator(ABC):
         """Arguments that the configuration asks of every network whose constructor takes them, such as `drop_path`."""
         return {}
 
+    @classmethod
+    def data_digests(cls, config: Any) -> dict[str, str] | None:
+        """Of each data set that trials read its SHA-256; None where it is not known. May read them all.
+
+        Results are taken over into another experiment only where both know their data, and they are the same.
+        """
+        return None
+
     def scaling(self) -> Scaling | None:
         """How raw data become the network's inputs, for the exported model; None where inputs are taken as they are."""
         return None

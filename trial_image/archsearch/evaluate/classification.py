@@ -88,6 +88,10 @@ class Classification(TrainingEvaluator):
     def classes(cls, config: Any) -> int:
         return config.classes if config.classes is not None else _data(config).classes
 
+    @classmethod
+    def data_digests(cls, config: Any) -> dict[str, str]:
+        return {config.dataset: _data(config).digest()}
+
     def scaling(self) -> Scaling | None:
         return self.split().scaling
 

@@ -13,6 +13,7 @@ from archsearch.evaluate.base import CONFIG_PATH, PROFILE_METRICS, Evaluator
 from archsearch.evaluate.determinism import seed_everything
 from archsearch.evaluate.measuring import REPEATS, Inputs, device_name, parameters, profile_metrics
 from archsearch.evaluate.models import arguments, build_space, describe_space, fixed
+from archsearch.evaluate.origin import origin
 from archsearch.evaluate.user import UserEvaluator
 from archsearch.nn.checking import check
 from archsearch.protocol import Assignment, KeepWeights, TrialKind
@@ -98,7 +99,8 @@ def run_kind(context: TrialContext) -> KindResult:
     """Run the trial that `context.assignment` describes, in this process.
 
     describe:
-        payload ``{space, digest, inputShape, classes, metrics}``: the space's document, what the evaluator says.
+        payload ``{space, digest, inputShape, classes, metrics, origin}``: the space's document, what the evaluator
+        says, and the digests of code and data (`archsearch.evaluate.origin`).
     evaluate:
         the final metrics, with those of `PROFILE_METRICS` that an objective or constraint names; the final weights go
         to ``context.final_weights``.
@@ -260,6 +262,7 @@ def _describe(context: TrialContext) -> KindResult:
             "inputShape": list(setup.input_shape) if setup.input_shape is not None else None,
             "classes": setup.classes,
             "metrics": list(setup.metrics) if setup.metrics is not None else None,
+            "origin": origin(assignment.model_space, assignment.evaluator, setup.evaluator),
         }
     )
 

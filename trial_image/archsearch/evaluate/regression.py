@@ -61,6 +61,10 @@ class Regression(TrainingEvaluator):
     def classes(cls, config: Any) -> int:
         return _data(config).classes
 
+    @classmethod
+    def data_digests(cls, config: Any) -> dict[str, str]:
+        return {config.dataset: _data(config).digest()}
+
     def scaling(self) -> Scaling | None:
         from archsearch.evaluate.data.splits import split
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from archsearch.errors import UserError
 from archsearch.evaluate.base import Evaluator, EvaluatorConfig
+from archsearch.evaluate.data.base import file_digest
 from archsearch.evaluate.table import Cost, Table, open_table
 from archsearch.space.errors import listed, shown
 from archsearch.spec.base import JsonObject, MetricName, Model
@@ -113,6 +115,10 @@ class Tabular(Evaluator):
     @classmethod
     def metrics(cls, config: Any) -> tuple[str, ...]:
         return (config.metric, *config.also, *((SECONDS,) if config.cost else ()))
+
+    @classmethod
+    def data_digests(cls, config: Any) -> dict[str, str]:
+        return {"table": file_digest(Path(config.table))}
 
     def answer(self, architecture: Mapping[str, Any], params: JsonObject | None = None, seed: int = 0) -> Answer:
         """What the table says.

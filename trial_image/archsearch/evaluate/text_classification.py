@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from archsearch.errors import UserError
 from archsearch.evaluate.base import EvaluatorConfig
-from archsearch.evaluate.data.base import placed
+from archsearch.evaluate.data.base import file_digest, placed
 from archsearch.evaluate.data.texts import NAMES, Texts, load_texts
 from archsearch.evaluate.data.tokens import Vocabulary, read_vectors, vectors_dimension
 from archsearch.evaluate.options import (
@@ -92,6 +92,13 @@ class TextEvaluator(TrainingEvaluator):
         found = {"vocabulary": len(cls.vocabulary(config)), "length": config.length}
         if path := placed(config.word_vectors):
             found["embedding_size"] = vectors_dimension(path)
+        return found
+
+    @classmethod
+    def data_digests(cls, config: Any) -> dict[str, str]:
+        found = {config.dataset: load_texts(config.dataset, config.data_path).digest()}
+        if path := placed(config.word_vectors):
+            found["wordVectors"] = file_digest(path)
         return found
 
     def tokens(self) -> JsonObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -86,6 +87,15 @@ class DataSet(ABC):
             UserError: files are missing or damaged; the text names them and the remedy.
         """
 
+    def digest(self) -> str:
+        """SHA-256 of all inputs and labels. Reads everything.
+
+        Raises:
+            UserError: as `load`.
+        """
+        found = self.load()
+        return arrays_digest(found.inputs, found.labels, found.test_inputs, found.test_labels)
+
     def scaling(self, arrays: Arrays) -> Scaling:
         """Mean and standard deviation by channel (features: by column) of the whole training set."""
         import numpy as np
@@ -108,6 +118,34 @@ class DataSet(ABC):
             tuple(round(float(value) / self.divisor, 6) for value in mean),
             tuple(max(round(float(value) / self.divisor, 6), 1e-6) for value in deviation),
         )
+
+
+def arrays_digest(*arrays: NDArray[Any] | None) -> str:
+    """SHA-256 (hex) of arrays' types, shapes and values, in this order."""
+    import numpy as np
+
+    total = hashlib.sha256()
+    for array in arrays:
+        if array is None:
+            total.update(b"none;")
+            continue
+        total.update(f"{array.dtype.str}{array.shape};".encode())
+        for start in range(0, len(array), _SUM_AT_ONCE):
+            total.update(np.ascontiguousarray(array[start : start + _SUM_AT_ONCE]).data)
+    return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def column_scaling(values: NDArray[Any]) -> Scaling:

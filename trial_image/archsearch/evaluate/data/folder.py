@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,12 @@ class ImageFolder(DataSet):
         inputs, labels = self._read(self._part(_TRAIN) or self._root())
         test = self._part(_TEST)
         return Arrays(inputs, labels, *(self._read(test) if test is not None else (None, None)))
+
+    def digest(self) -> str:
+        """SHA-256 over the names and sizes of all images: reading and decoding them all would cost too much."""
+        files = sorted(file for file in self._root().rglob("*") if file.suffix.lower() in _SUFFIXES)
+        listing = "\n".join(f"{file.relative_to(self._root()).as_posix()} {file.stat().st_size}" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
 
     def scaling(self, arrays: Arrays) -> Scaling:
         """ImageNet's constants, as is the custom; a pass over all images would cost too much."""

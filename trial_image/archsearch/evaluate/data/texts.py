@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,11 @@ class Texts:
     labels: list[str]
     test_texts: list[str] = field(default_factory=list)
     test_labels: list[str] = field(default_factory=list)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of all texts and labels."""
+        parts = [self.texts, self.labels, self.test_texts, self.test_labels]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @lru_cache(maxsize=2)
