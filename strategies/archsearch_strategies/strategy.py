@@ -18,13 +18,14 @@ from types import coroutine
 from typing import Any, ClassVar, Generic, TypeVar
 
 from archsearch.errors import ArchsearchError, UserError
-from archsearch.protocol import FailureClass, TrialKind, TrialState
+from archsearch.protocol import FailureClass, TrialKind, TrialState, fidelity_of
 from archsearch.space import Architecture, Rng, SearchSpace
 from archsearch.spec.base import JsonObject, Model
 from archsearch.spec.experiment import Goal, Objective
 
 Json = Any
 C = TypeVar("C", bound="StrategyConfig")
+CHECKPOINT_OF = "checkpointOf"
 
 
 class StrategyError(ArchsearchError):
@@ -48,9 +49,20 @@ class Strategy(Generic[C]):
     reuses_weights: ClassVar[bool] = False  # its trials may begin with any earlier one's weights: all are kept
     retrains: ClassVar[int] = 0  # how many of the best are trained again where the manifest does not say
     kinds: ClassVar[tuple[TrialKind, ...]] = (TrialKind.EVALUATE,)  # the trial kinds that it submits
+    multi_fidelity: ClassVar[bool] = False  # its trials go on from the weights of the same architecture at less
 
     def __init__(self, config: C) -> None:
         self.config = config
+        self.fidelities: Sequence[int] = ()  # what the evaluator offers, ascending; empty where it does not say
+
+    @property
+    def highest_fidelity(self) -> float | None:
+        """The most that one of its trials is trained; None where trials name no fidelity. Only there a target counts."""
+        return None
+
+    def check_fidelities(self) -> list[str]:
+        """Why this strategy cannot work with `fidelities`: one sentence each."""
+        return []
 
     def check(self, space: SearchSpace) -> list[str]:
         """Why this strategy cannot search `space`: one sentence each. Called before the first trial."""
@@ -79,6 +91,7 @@ class Trial:
     failure: FailureClass | None = None
     message: str = ""
     payload: Json = None
+    weights: bool = False  # it has final weights, which later trials may begin with (`checkpointOf`)
 
     @property
     def ok(self) -> bool:
@@ -86,9 +99,56 @@ class Trial:
         return bool(self.values)
 
     @property
+    def fidelity(self) -> float:
+        """How far it was trained, in the evaluator's unit; infinity where it named none: in full."""
+        return fidelity_of(self.params)
+
+    @property
     def score(self) -> float:
         """The first objective, larger is better; minus infinity without a result."""
         return self.values[0] if self.values else float("-inf")
+
+
+@dataclass(frozen=True)
+class PriorPoint:
+    """A result of an earlier run of the same space.
+
+    Values of one group are comparable with each other, those of group 0 with this run's own results too; the others
+    were measured otherwise (fewer epochs, other data), so that only their order tells something.
+    """
+
+    architecture: Architecture
+    hash: str
+    metrics: Mapping[str, float]
+    values: tuple[float, ...]  # of this run's objectives, larger is better
+    group: int = 0
+
+    @property
+    def score(self) -> float:
+        """The first objective, larger is better."""
+        return self.values[0]
+
+
+def prior_points(
+    space: SearchSpace,
+    objectives: Sequence[Objective],
+    results: Iterable[tuple[Architecture | Mapping[str, Any], Mapping[str, float]]],
+) -> tuple[PriorPoint, ...]:
+    """Comparable results (architecture, metrics) as prior points, best first.
+
+    Raises:
+        ArchitectureError: an architecture is not of the space.
+        ValueError: a result lacks the metric of an objective.
+    """
+    points = []
+    for raw, metrics in results:
+        values = objective_values(objectives, metrics)
+        if not values:
+            wanted = ", ".join(objective.metric for objective in objectives)
+            raise ValueError(f"a prior result has the metrics {', '.join(sorted(metrics))}, and needs {wanted}")
+        architecture = space.validate(raw)
+        points.append(PriorPoint(architecture, space.hash(architecture), dict(metrics), values))
+    return tuple(sorted(points, key=lambda point: -point.score))
 
 
 @dataclass(frozen=True)
@@ -100,6 +160,7 @@ class Result:
     failure: FailureClass | None = None
     message: str = ""
     payload: Json = None
+    weights: bool = True  # of a success: whether its final weights were kept
 
 
 @dataclass(frozen=True)
@@ -163,8 +224,8 @@ def objective_values(objectives: Sequence[Objective], metrics: Mapping[str, floa
 class Run:
     """A strategy's only door to the outside.
 
-    Everything here is a function of the inputs so far, so a replay sees the same. `parallelism` and `max_trials` may
-    change between two awaits; such changes are recorded facts like the results.
+    Everything here is a function of the inputs so far, `prior` among them, so a replay sees the same. `parallelism` and
+    `max_trials` may change between two awaits; such changes are recorded facts like the results.
     """
 
     def __init__(
@@ -175,18 +236,21 @@ class Run:
         *,
         parallelism: int = 1,
         max_trials: int | None = None,
+        prior: Sequence[PriorPoint] = (),
     ) -> None:
         self.space = space
         self.objectives = tuple(objectives)
         self.rng = rng
         self.parallelism = parallelism
         self.max_trials = max_trials
+        self.prior = tuple(prior)  # results of earlier runs, the most promising first
         self.best: Trial | None = None
         self.submitted = 0  # trials submitted so far
         self.handed = 0  # results seen so far
         self._out: dict[int, Trial] = {}
         self._inbox: deque[Trial] = deque()
         self._awaited: set[int] = set()
+        self._weighted: set[int] = set()
         self._answers: deque[Json] = deque()
         self._outputs: deque[Output] = deque()
 
@@ -217,13 +281,16 @@ class Run:
         Args:
             kind: what to do with the architecture.
             architecture: checked against the space; None for kinds that need none.
-            params: arguments of the kind, JSON. They are part of the trial's identity.
+            params: arguments of the kind, JSON. They are part of the trial's identity. `checkpointOf` is the number of
+                an earlier trial of this strategy, whose final weights this one begins with (`context.load_input()`).
             replicate: the same architecture with another replicate is trained from another seed; with the same one, the
                 known result is reused.
 
         Raises:
             ArchitectureError: the architecture is not of the space; names the choice.
+            StrategyError: `checkpointOf` is no number of a trial that has succeeded with weights.
         """
+        self._check_source((params or {}).get(CHECKPOINT_OF))
         checked = None if architecture is None else self.space.validate(architecture)
         self.submitted += 1
         trial = Trial(
@@ -237,6 +304,17 @@ class Run:
         self._out[trial.number] = trial
         self._outputs.append(Submit(trial))
         return trial
+
+    def _check_source(self, number: Json) -> None:
+        if number is None or (isinstance(number, int) and number in self._weighted):
+            return
+        if not isinstance(number, int) or not 1 <= number <= self.submitted:
+            why = f"it must be the number of an earlier trial, 1 to {self.submitted}"
+        elif number in self._out:
+            why = "that trial is not finished: wait for its result first"
+        else:
+            why = "that trial has no weights: it did not succeed, or its evaluator hands over no final weights"
+        raise StrategyError(f"{CHECKPOINT_OF} is {number!r}; {why}")
 
     async def completed(self) -> Trial:
         """The next finished trial in the order of completion, of those that no `trial()` or `trials()` waits for.
@@ -322,6 +400,9 @@ class Run:
         trial = self._out.pop(number)
         trial.state, trial.metrics, trial.payload = result.state, dict(result.metrics), result.payload
         trial.failure, trial.message = result.failure, result.message
+        if result.weights and result.state in (TrialState.SUCCEEDED, TrialState.CACHED):
+            trial.weights = True
+            self._weighted.add(number)
         if result.state in (TrialState.SUCCEEDED, TrialState.CACHED, TrialState.PRUNED):
             trial.values = objective_values(self.objectives, trial.metrics)
         self.handed += 1
@@ -332,7 +413,7 @@ class Run:
 
 
 def _better(trial: Trial, other: Trial) -> bool:
-    return (trial.score, -trial.number) > (other.score, -other.number)
+    return (trial.fidelity, trial.score, -trial.number) > (other.fidelity, other.score, -other.number)
 
 
 class Execution:
@@ -416,6 +497,9 @@ class AskTell:
     >>> loop = AskTell(RegularizedEvolution(config), space, [Objective(metric="accuracy")], seed=0)
     >>> while (trial := loop.ask()) is not None:
     ...     loop.tell(trial, {"accuracy": train(trial.architecture)})
+
+    Args:
+        prior: results that are known already, (architecture, metrics) each; see `prior_points` for what it raises.
     """
 
     def __init__(
@@ -426,8 +510,10 @@ class AskTell:
         *,
         seed: int = 0,
         parallelism: int = 1,
+        prior: Iterable[tuple[Architecture | Mapping[str, Any], Mapping[str, float]]] = (),
     ) -> None:
-        self.run = strategy_run(space, objectives, seed=seed, parallelism=parallelism)
+        points = prior_points(space, objectives, prior)
+        self.run = strategy_run(space, objectives, seed=seed, parallelism=parallelism, prior=points)
         self._execution = Execution(strategy, self.run)
         self._asked: deque[Trial] = deque()
         self._execution.start()
@@ -474,6 +560,8 @@ def strategy_run(
     seed: int,
     parallelism: int = 1,
     max_trials: int | None = None,
+    prior: Sequence[PriorPoint] = (),
 ) -> Run:
     """The run of an experiment's seed: the strategy's randomness is a fork of its own."""
-    return Run(space, objectives, Rng(seed).fork("strategy"), parallelism=parallelism, max_trials=max_trials)
+    rng = Rng(seed).fork("strategy")
+    return Run(space, objectives, rng, parallelism=parallelism, max_trials=max_trials, prior=prior)

@@ -72,6 +72,24 @@ class FailureClass(StrEnum):
     INFRASTRUCTURE = "infrastructure"
 
 
+FIDELITY = "fidelity"  # the parameter of a trial that says how far it is trained
+RESUMED_FIDELITY = "resumedFidelity"  # and of the trial whose training it goes on with
+
+
+def fidelity_of(params: JsonObject) -> float:
+    """The fidelity that a trial's parameters name; infinity where they name none, which is a training in full.
+
+    What is no number counts as 0: below every fidelity that is one.
+    """
+    wanted = params.get(FIDELITY)
+    if wanted is None:
+        return float("inf")
+    try:
+        return float(wanted)
+    except (TypeError, ValueError):
+        return 0.0
+
+
 class KeepWeights(StrEnum):
     """Which final weights a worker uploads. Best: where the first objective is at least as good as `best_value`."""
 
@@ -130,12 +148,26 @@ class Fence(Model):
     counter: int
 
 
+class Member(Model):
+    """A worker's part in a trial of several pods, as torchrun numbers them; one process a pod."""
+
+    rank: Annotated[int, Field(ge=0)]
+    ranks: Annotated[int, Field(ge=2)]
+    master_address: Name = Field(description="Where rank 0 is reached by the others.")
+    master_port: Annotated[int, Field(ge=1, le=65535)]
+    attempt: Name = Field(description="Differs between attempts: nobody left over from one joins the next.")
+
+
 class Grant(Model):
     lease: Secret
     fence: Fence
     lease_seconds: float = Field(description="The lease is lost when no report came for so long.")
     report_seconds: float = Field(description="Report at least this often.")
     assignment: Assignment
+    member: Member | None = Field(
+        default=None, description="For a trial of several pods. All have the same lease; rank 0 alone reports points, "
+        "checkpoints and the result, the others that they live and how they ended."
+    )
 
 
 class LeaseRequest(Model):
@@ -146,6 +178,12 @@ class LeaseRequest(Model):
     served: int = Field(default=0, description="Trials that this worker has finished.")
     wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
     device: Name = Field(default="cpu", description="Model of the GPU, or cpu.")
+    rank: Annotated[int, Field(ge=0)] = 0
+    ranks: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="Above 1: one of so many workers of `job`, which are granted a trial when all ask."
+    )
+    address: Name = Field(default="", description="Of rank 0: where the others reach it.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=0, description="Of rank 0: where it will listen.")
 
 
 class LeaseReply(Model):
@@ -190,6 +228,7 @@ class ReportRequest(Model):
     )
     worker: Name = ""
     job: Name = ""
+    rank: Annotated[int, Field(ge=0)] = 0
 
 
 class ReportReply(Model):
@@ -212,7 +251,11 @@ class Resources(Model):
 
 
 class Outcome(Model):
-    """How a trial ended on a worker. State pending: given back unfinished, with the failure class preempted."""
+    """How a trial ended on a worker.
+
+    State pending: given back unfinished, with the failure class preempted; infrastructure where a rank of several has
+    lost the others, whose own end then tells why.
+    """
 
     state: Literal[
         TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED, TrialState.INFEASIBLE, TrialState.PENDING
@@ -241,6 +284,7 @@ class ResultRequest(Model):
     next: LeaseRequest | None = Field(default=None, description="Ask for the next lease in the same round trip.")
     worker: Name = ""
     job: Name = ""
+    rank: Annotated[int, Field(ge=0)] = 0
 
 
 class ResultReply(Model):

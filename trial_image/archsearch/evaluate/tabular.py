@@ -13,6 +13,7 @@ from archsearch.errors import UserError
 from archsearch.evaluate.base import Evaluator, EvaluatorConfig
 from archsearch.evaluate.data.base import file_digest
 from archsearch.evaluate.table import Cost, Table, open_table
+from archsearch.protocol import FIDELITY, RESUMED_FIDELITY
 from archsearch.space.errors import listed, shown
 from archsearch.spec.base import JsonObject, MetricName, Model
 from archsearch.trial.context import Infeasible
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from archsearch.trial.context import TrialContext
 
 SECONDS = "trainSeconds"  # the metric under which an answer's cost is reported
-FIDELITY = "fidelity"  # the parameter of a trial that names its fidelity
-RESUMED = "resumedFidelity"  # and of the one whose result it goes on from
+RESUMED = RESUMED_FIDELITY
 
 Column = Annotated[str, Field(min_length=1, max_length=253)]
 CostText = Annotated[str, Field(max_length=300)]
