@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from archsearch.protocol import FailureClass, TrialState
+from archsearch.protocol import FailureClass, TrialKind, TrialState
 from archsearch.space import Architecture
 from archsearch_strategies.algorithms.random import Unseen
-from archsearch_strategies.strategy import Run, Trial
+from archsearch_strategies.strategy import PriorPoint, Run, Trial
 
 _BATCH = 50  # proposals of one fit at most
 _FITS_EACH = 500  # finished trials for one more proposal a fit, so that the fits of a long run grow with its logarithm
@@ -20,6 +20,8 @@ _FITS_EACH = 500  # finished trials for one more proposal a fit, so that the fit
 
 class Guided(ABC):
     """Steady search by fits. Random architectures until `initial` results are there, and where a fit has none to give.
+
+    With prior points those first architectures are the most promising of them, and fits learn of all.
 
     A fit runs when a worker is free and every result is learned, outside the event loop and recorded (`Run.memo`). Its
     answer is a JSON object whose `proposals` are architectures.
@@ -31,8 +33,8 @@ class Guided(ABC):
 
     def __init__(self, run: Run, *, initial: int, window: int) -> None:
         self.run = run
-        self.unseen = Unseen(run)
-        self.history = History(window)
+        self.unseen = Unseen(run, starts=initial)
+        self.history = History(window, run.prior)
         self.learned = 0  # results so far, failed ones too
         self.fits = 0
         self._initial = initial
@@ -88,11 +90,19 @@ class History:
     """Finished trials of which a fit may learn; keeps the best half of a window and the newest.
 
     Architectures that turned out infeasible or too large for memory belong to it, since that is their own doing; other
-    failures tell nothing.
+    failures tell nothing. What is left of the window prior points fill, as far as this run has no result of their
+    architecture. A group whose values are not comparable is shifted by the mean difference to this run's results of the
+    same architectures, and left out while there are none.
     """
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, prior: Sequence[PriorPoint] = ()) -> None:
         self._window = window
+        self._prior = prior
+        self._of_hash: dict[str, list[PriorPoint]] = defaultdict(list)
+        for point in prior:
+            self._of_hash[point.hash].append(point)
+        self._known: set[str] = set()  # architectures of prior points that this run has results of
+        self._shifts: dict[int, tuple[float, int]] = {}  # by group: sum of the differences, and how many
         self._best: list[tuple[float, int, Trial]] = []  # a heap, the worst first
         self._newest: deque[Trial] = deque(maxlen=window)
         self.usable = 0
@@ -109,6 +119,7 @@ class History:
                 self._newest.append(trial)
             return
         self.usable += 1
+        self._compare(trial)
         self._range = (min(self._range[0], trial.score), max(self._range[1], trial.score))
         self._newest.append(trial)
         heapq.heappush(self._best, (trial.score, -trial.number, trial))
@@ -120,7 +131,26 @@ class History:
         kept = [trial for _, _, trial in sorted(self._best, reverse=True, key=lambda each: each[:2])]
         numbers = {trial.number for trial in kept}
         newest = (trial for trial in reversed(self._newest) if trial.number not in numbers)
-        return kept + list(islice(newest, self._window - len(kept)))
+        kept += list(islice(newest, self._window - len(kept)))
+        prior = list(islice(self._earlier(), self._window - len(kept)))
+        return sorted(kept + prior, key=lambda trial: -trial.score) if prior else kept
+
+    def _compare(self, trial: Trial) -> None:
+        for point in self._of_hash.get(trial.hash, ()):
+            self._known.add(trial.hash)
+            total, count = self._shifts.get(point.group, (0.0, 0))
+            self._shifts[point.group] = (total + trial.score - point.score, count + 1)
+
+    def _earlier(self) -> Iterator[Trial]:
+        """Prior points as trials, numbered below 1."""
+        for index, point in enumerate(self._prior):
+            total, count = self._shifts.get(point.group, (0.0, 0))
+            if point.hash in self._known or (point.group and not count):
+                continue
+            shift = total / count if point.group else 0.0
+            trial = Trial(-index, TrialKind.EVALUATE, point.architecture, point.hash, {}, 0, TrialState.CACHED)
+            trial.metrics, trial.values = point.metrics, (point.score + shift,)
+            yield trial
 
 
 def scores(trials: list[Trial]) -> list[float]:

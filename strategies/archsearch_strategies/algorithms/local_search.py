@@ -65,7 +65,7 @@ class _Climbing:
 
     def __init__(self, config: LocalSearch.Config, run: Run) -> None:
         self._step, self._run = config.step, run
-        self._unseen = Unseen(run)
+        self._unseen = Unseen(run, starts=config.initial)
         self._known: dict[str, tuple[float, Architecture]] = {}
         self._climbs = [_Climb(config.initial)]
         self._of: dict[int, _Climb] = {}

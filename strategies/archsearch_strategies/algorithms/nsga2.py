@@ -36,7 +36,7 @@ class NSGA2(Strategy["NSGA2.Config"]):
         )
 
     async def search(self, run: Run) -> None:
-        unseen = Unseen(run)
+        unseen = Unseen(run, starts=self.config.population)
         alive: list[Trial] = []
         ranks: list[tuple[int, float]] = []
 

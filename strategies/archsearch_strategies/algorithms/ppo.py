@@ -12,7 +12,7 @@ from pydantic import Field
 
 from archsearch.protocol import FailureClass, TrialState
 from archsearch.space import Architecture, ArchitectureError, Rng, SearchSpace, SpaceError
-from archsearch_strategies.algorithms.random import Unseen
+from archsearch_strategies.algorithms.random import Unseen, starting_points
 from archsearch_strategies.algorithms.slots import Slots
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
 
@@ -32,6 +32,7 @@ class PPO(Strategy["PPO.Config"]):
     reinforcement learning" (ICLR 2017). The reward is a result's rank among all so far, in [0, 1], so that
     the metric's unit does not matter. No architecture is tried twice: known ones are drawn again. Steady state: an
     update runs when enough results are there, whichever policy proposed them, since their probabilities then are known.
+    Prior points are the first episodes, as if the untrained policy had written them.
     """
 
     class Config(StrategyConfig):
@@ -73,6 +74,7 @@ class _Practice:
     def __init__(self, config: PPO.Config, run: Run) -> None:
         self._config, self._run = config, run
         self._unseen = Unseen(run)
+        self._starts = starting_points(run, config.trials_per_update)
         self._slots = Slots(run.space)
         self._learner: Learner | None = None
         self._updates: list[list[Episode]] = []
@@ -134,6 +136,7 @@ class _Practice:
     def _draw(self) -> Callable[[], list[dict[str, Any]]]:
         """The computation of more proposals, by the policy after all updates so far."""
         self._draws += 1
+        starts, self._starts = self._starts, []
         wanted = max(self._run.free, self._config.trials_per_update - len(self._finished)) - len(self._proposals)
         updates = len(self._updates)
         rng = self._run.rng.fork(f"draw {self._draws}")
@@ -143,7 +146,7 @@ class _Practice:
 
             with one_thread():
                 learner = self._current(updates)
-                architectures = self._new(learner, wanted, rng)
+                architectures = self._new(learner, wanted, rng, starts)
                 known = learner.log_probabilities(architectures) if architectures else []
             pairs = zip(architectures, known, strict=True)
             return [{"architecture": a.to_json(), "logProbabilities": logs} for a, logs in pairs]
@@ -160,9 +163,9 @@ class _Practice:
             self._learner.update(self._updates[number], self._run.rng.fork(f"update {number}"))
         return self._learner
 
-    def _new(self, learner: Learner, wanted: int, rng: Rng) -> list[Architecture]:
-        """New architectures of the policy, each once; mutations of known ones where it finds too few."""
-        found: dict[str, Architecture] = {}
+    def _new(self, learner: Learner, wanted: int, rng: Rng, starts: list[Architecture]) -> list[Architecture]:
+        """New ones, each once: `starts`, then the policy's, and mutations of known ones where it finds too few."""
+        found = {self._run.space.hash(each): each for each in starts[:wanted]}
         known: list[Architecture] = []
         for _ in range(_DRAWS):
             for decisions in learner.sample(wanted - len(found), rng):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from archsearch.space import Architecture, SpaceError
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig
 
@@ -29,11 +31,16 @@ class RandomSearch(Strategy["RandomSearch.Config"]):
 
 
 class Unseen:
-    """The architectures of a run's space that were tried, by canonical hash, and draws of others."""
+    """The architectures of a run's space that were tried, by canonical hash, and draws of others.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        starts: so many draws give the most promising architectures of earlier runs, where there are any.
+    """
+
+    def __init__(self, run: Run, *, starts: int = 0) -> None:
         self._space, self._rng = run.space, run.rng
         self._seen: set[str] = set()
+        self._starts = deque(starting_points(run, starts))
         self._rest: list[Architecture] | None = None  # shuffled, once drawing gave only repeats
 
     def __contains__(self, architecture: Architecture) -> bool:
@@ -49,6 +56,10 @@ class Unseen:
 
     def draw(self) -> Architecture | None:
         """A new architecture, or None when the space has no more."""
+        while self._starts:
+            architecture = self._starts.popleft()
+            if self.take(architecture):
+                return architecture
         if self._rest is None:
             for _ in range(_REPEATS):
                 architecture = self._space.sample(self._rng)
@@ -70,3 +81,13 @@ class Unseen:
         rest = [each for each in self._space.enumerate() if self._space.hash(each) not in self._seen]
         self._rng.shuffle(rest)
         return rest
+
+
+def starting_points(run: Run, count: int) -> list[Architecture]:
+    """The most promising architectures of earlier runs, each once, at most `count`."""
+    found: dict[str, Architecture] = {}
+    for point in run.prior:
+        if len(found) >= count:
+            break
+        found.setdefault(point.hash, point.architecture)
+    return list(found.values())
