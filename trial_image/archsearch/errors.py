@@ -29,3 +29,7 @@ class NonDeterministic(ArchsearchError):
 
 class BadMetric(ArchsearchError):
     """A trial's metric is missing, NaN, infinite or no number: the failure class badMetric."""
+
+
+class PeerLost(ArchsearchError):
+    """The other processes of a trial of several pods cannot be reached: this one's part of it has no future."""

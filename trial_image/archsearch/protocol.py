@@ -30,6 +30,7 @@ from archsearch.spec.experiment import Constraint, EvaluatorSpec, Isolation, Mod
 PROTOCOL_VERSION = 1
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 LOG_TAIL_BYTES = 32 * 1024
+LOOPBACK = "127.0.0.1"
 POINT_LIMIT_BYTES = 1024 * 1024  # of one point as JSON, so that several fit into a body
 POINT_CHOICES = 4096
 POINT_NUMBERS = 8192
@@ -157,6 +158,16 @@ class Member(Model):
     master_port: Annotated[int, Field(ge=1, le=65535)]
     attempt: Name = Field(description="Differs between attempts: nobody left over from one joins the next.")
 
+    @property
+    def is_local(self) -> bool:
+        """All ranks are processes of one machine."""
+        return self.master_address == LOOPBACK
+
+    @property
+    def local_rank(self) -> int:
+        """This rank's number on its machine; each pod has one."""
+        return self.rank if self.is_local else 0
+
 
 class Grant(Model):
     lease: Secret
@@ -165,8 +176,9 @@ class Grant(Model):
     report_seconds: float = Field(description="Report at least this often.")
     assignment: Assignment
     member: Member | None = Field(
-        default=None, description="For a trial of several pods. All have the same lease; rank 0 alone reports points, "
-        "checkpoints and the result, the others that they live and how they ended."
+        default=None,
+        description="For a trial of several pods. All have the same lease; rank 0 alone reports points, "
+        "checkpoints and the result, the others that they live and how they ended.",
     )
 
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from archsearch.errors import ArchsearchError, BadMetric
 from archsearch.protocol import (
@@ -20,6 +20,7 @@ from archsearch.protocol import (
     POINT_NUMBERS,
     Assignment,
     KeepWeights,
+    Member,
 )
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Goal
@@ -58,6 +59,14 @@ class Channel(Protocol):
         """Orders that came since the last call: `stop`, `release`. Never blocks."""
 
 
+class Flags(NamedTuple):
+    """What a trial is to do where its state is whole: end, give itself back, save a checkpoint."""
+
+    stop: bool
+    release: bool
+    due: bool
+
+
 class _Silent:
     def send(self, message: JsonObject) -> None:
         pass
@@ -78,6 +87,9 @@ class TrialContext:
         last_metrics: every metric reported so far, each with its newest value.
         final_metrics: what `archsearch.trial.report_final_result` was given, else None.
         charged_seconds: an evaluator's own account of the trial's GPU seconds, in place of those measured; else None.
+        member: this process's part in a trial of several pods, else None. All ranks call the same methods; points,
+            checkpoints and final weights are those of rank 0, and what the others give is dropped.
+        agree: makes of each rank's flags what all do; set by `archsearch.supernet.distributed.start`.
         model: the network that `archsearch.trial.get_and_apply_next_architecture` made, else None; its weights are kept
             at the end where `final_weights` was not called.
     """
@@ -94,6 +106,7 @@ class TrialContext:
         input_checkpoint: Path | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        member: Member | None = None,
     ) -> None:
         self.assignment = assignment
         self.directory = directory
@@ -104,6 +117,8 @@ class TrialContext:
         self.final_metrics: dict[str, float] | None = None
         self.charged_seconds: float | None = None
         self.model: nn.Module | None = None
+        self.member = member
+        self.agree: Callable[[Flags], Flags] | None = None
         self._channel: Channel = channel or _Silent()
         self._resume = resume
         self._input = input_checkpoint
@@ -130,6 +145,16 @@ class TrialContext:
         import torch
 
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, or the one process of its trial."""
+        return self.member is None or self.member.rank == 0
+
+    @property
+    def resumed_from(self) -> str:
+        """Name of the checkpoint that `load_checkpoint` gives; empty where the trial starts afresh."""
+        return self._resume.name if self._resume is not None else ""
 
     def report(
         self,
@@ -160,7 +185,8 @@ class TrialContext:
         if alarm:
             message["alarm"] = alarm[:ALARM_LENGTH]
         self.last_metrics.update(finite)
-        self._channel.send(message)
+        if self.leads:
+            self._channel.send(message)
 
     @property
     def should_stop(self) -> bool:
@@ -181,19 +207,24 @@ class TrialContext:
     def checkpoint_point(self, snapshot: Callable[[], tuple[Tensors, JsonObject]]) -> None:
         """To be called where the state is whole, for example after each epoch. Stops, releases or checkpoints if due.
 
+        Of several ranks all call it after the same step, and all do what any was told.
+
         Args:
-            snapshot: gives the tensors and the JSON state from which the trial can go on; called only when wanted.
+            snapshot: gives the tensors and the JSON state from which the trial can go on; called only when wanted, then
+                on every rank, of which rank 0's is saved.
 
         Raises:
             TrialStopped: the trial shall end with what it has.
             TrialReleased: the checkpoint is saved, another worker goes on.
         """
-        if self.should_stop:
+        flags = Flags(self.should_stop, self.should_release, self.checkpoint_due())
+        if self.agree is not None:
+            flags = self.agree(flags)
+        if flags.stop:
             raise TrialStopped
-        if not self.checkpoint_due():
-            return
-        self.save_checkpoint(*snapshot())
-        if self._release:
+        if flags.due or flags.release:
+            self.save_checkpoint(*snapshot())
+        if flags.release:
             raise TrialReleased
 
     def save_checkpoint(self, tensors: Tensors, state: JsonObject) -> None:
@@ -205,6 +236,8 @@ class TrialContext:
         """
         from archsearch.store.checkpoint import write_checkpoint
 
+        if not self.leads:
+            return
         self._saved += 1
         name = f"{self._saved:08d}"
         write_checkpoint(self.directory / "checkpoints" / name, tensors, state)
@@ -237,7 +270,7 @@ class TrialContext:
         """
         if self._weights is None and self.model is not None:
             self.final_weights(self.model.state_dict())
-        if self._weights is None or not worth_keeping(self.assignment, metrics):
+        if self._weights is None or not self.leads or not worth_keeping(self.assignment, metrics):
             return None
         from archsearch.store.checkpoint import write_checkpoint
 
