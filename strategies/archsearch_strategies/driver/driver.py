@@ -262,7 +262,7 @@ class Driver:
         space = self._space = await find_space(self.store, self.spec, self.table.space, self._control)
         check_strategy(self._strategy(), space, self.spec)
         if self.table.space is None:
-            self._write(r.Accepted(space=space.digest))
+            self._write(r.Accepted(space=space.digest, highest_fidelity=self._strategy().highest_fidelity))
         self.bulletin.judge(Verdict(accepted=True, state="Running", reason=reasons.SEARCHING))
         self._notice()
         return space
@@ -304,6 +304,7 @@ class Driver:
         book = self.session.book
         book.ended = True
         self._server.serve(book)
+        self.session.retention.look()
         finish = Finish(self.spec, self.table, self.session, self._until, self._wall)
         chosen = await finish.retrain(self._strategy().retrains, workers_died=self._ephemeral)
         if chosen is None or finish.is_exported(chosen):

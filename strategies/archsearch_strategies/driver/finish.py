@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from archsearch.protocol import TrialKind, TrialState
+from archsearch.protocol import FIDELITY, TrialKind, TrialState
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ExperimentSpec
 from archsearch_strategies.driver import records as r
@@ -83,13 +83,13 @@ class Finish:
 
 
 def contenders(table: TrialTable, count: int) -> list[Row]:
-    """The best trials with architectures of their own, at most `count`: by the first objective, best first.
+    """The best trials with architectures of their own, at most `count`: by fidelity and first objective, best first.
 
     Of several objectives those that no other trial beats in all.
     """
     usable = table.pareto if len(table.objectives) > 1 else [row for row in table.rows.values() if row.values]
     found: dict[str, Row] = {}
-    for row in sorted(usable, key=lambda each: (-each.values[0], each.number or 0)):
+    for row in sorted(usable, key=lambda each: (-each.merit[0], -each.merit[1], each.number or 0)):
         if len(found) >= count:
             break
         found.setdefault(row.hash, row)
@@ -127,6 +127,9 @@ def export_row(row: Row) -> Row:
     params: JsonObject = {"target": BEST_FOLDER}
     if "checkpoint" in row.artifacts:
         params["checkpoint"] = row.artifacts["checkpoint"]
-    if row.params.get("config"):
-        params["config"] = row.params["config"]
+    elif row.kind is TrialKind.INHERIT and row.input:
+        params |= {"checkpoint": row.input, "inherited": True}
+    for name in ("config", FIDELITY):
+        if row.params.get(name):
+            params[name] = row.params[name]
     return Row(None, TrialKind.EXPORT, row.architecture, row.hash, params, row.replicate, row.seed)

@@ -1,8 +1,8 @@
 """The ledger's records: everything that happened to a run, in order. Each carries the format version.
 
 Three groups: what the outside did (`Opened`, `Leased`, `Result`, …), what the strategy saw of it and when (its inputs:
-`Facts`, `Handed`, `Memo`), and what the strategy asked for (its outputs: `Submitted`, `Staged`, `StopAsked`). A
-replay feeds the inputs and compares the outputs. Times are seconds since the epoch; they decide nothing but the
+`Prior`, `Facts`, `Handed`, `Memo`), and what the strategy asked for (its outputs: `Submitted`, `Staged`, `StopAsked`).
+A replay feeds the inputs and compares the outputs. Times are seconds since the epoch; they decide nothing but the
 duration budget.
 """
 
@@ -45,6 +45,31 @@ class Accepted(RecordBase):
 
     type: Literal["accepted"] = "accepted"
     space: str
+    identity: dict[str, str | None] = Field(
+        default_factory=dict, description="Digests of what results depend on, part by part; None: not known."
+    )
+    reuse: str = Field(default="", description="Digest of `identity`; empty where a part is not known.")
+    highest_fidelity: float | None = Field(
+        default=None, description="The most that the strategy trains a trial; only there a target counts."
+    )
+
+
+class PriorResult(Model):
+    """A result of an earlier run, as the strategy sees it."""
+
+    architecture: JsonObject
+    hash: str
+    metrics: Metrics
+    values: list[float]
+    group: int = Field(default=0, description="0: comparable with this run's own results.")
+
+
+class Prior(RecordBase):
+    """Input: what earlier runs know of the space, before the strategy starts. Bounded; the most promising first."""
+
+    type: Literal["prior"] = "prior"
+    uris: list[str]
+    points: list[PriorResult] = Field(default_factory=list)
 
 
 class Facts(RecordBase):
@@ -102,6 +127,7 @@ class Stopped(RecordBase):
     type: Literal["stopped"] = "stopped"
     number: int
     rule: str
+    reason: str = ""
 
 
 class Leased(RecordBase):
@@ -160,7 +186,8 @@ class Result(RecordBase):
     resources: Resources = Field(default_factory=Resources)
     artifacts: dict[str, str] = Field(default_factory=dict)
     payload: Any = None
-    source: int | None = Field(default=None, description="For a cached one: the trial whose result it is.")
+    source: int | None = Field(default=None, description="For a known result: the trial that it is from.")
+    source_uri: str = Field(default="", description="The run of that trial, if it is an earlier one.")
     time: float
 
 
@@ -229,8 +256,8 @@ class Closed(RecordBase):
 
 
 Record = (
-    Experiment | Opened | Accepted | Facts | Submitted | Added | Staged | StopAsked | Stopped | Leased | Reported
-    | Returned | Reclaimed | Result | Discarded | Handed | Memo | Suspended | Resumed | Ended | Exported | Reopened
+    Experiment | Opened | Accepted | Prior | Facts | Submitted | Added | Staged | StopAsked | Stopped | Leased
+    | Reported | Returned | Reclaimed | Result | Discarded | Handed | Memo | Suspended | Resumed | Ended | Exported | Reopened
     | Closed
 )  # fmt: skip
 

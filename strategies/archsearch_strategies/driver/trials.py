@@ -7,21 +7,23 @@ from bisect import insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from archsearch.protocol import FailureClass, MetricPoint, Resources, TrialKind, TrialState
+from archsearch.protocol import FailureClass, MetricPoint, Resources, TrialKind, TrialState, fidelity_of
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Objective
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.curves import Curves
-from archsearch_strategies.strategy import objective_values
+from archsearch_strategies.strategy import CHECKPOINT_OF, objective_values
 
 COUNTED = frozenset({TrialKind.EVALUATE, TrialKind.SUPERNET, TrialKind.INHERIT})  # what budget.maxTrials counts
 CANDIDATES = frozenset({TrialKind.EVALUATE, TrialKind.INHERIT})  # what may be the best
+WEIGHTED = frozenset({TrialKind.EVALUATE, TrialKind.SUPERNET})  # what has weights of its own, before the search's end
 FINISHED = frozenset(
     {TrialState.SUCCEEDED, TrialState.FAILED, TrialState.PRUNED, TrialState.INFEASIBLE, TrialState.CACHED}
 )
 REUSABLE = frozenset({TrialState.SUCCEEDED, TrialState.CACHED})
+SHARED = REUSABLE | {TrialState.INFEASIBLE}  # what an equal trial need not find out again
 BEST_KEPT = 20
 DISCARDED_KEPT = 64
 
@@ -62,15 +64,29 @@ class Row:
     resources: Resources = field(default_factory=Resources)
     artifacts: Mapping[str, str] = field(default_factory=dict)
     payload: Any = None
-    source: int | None = None  # of a cached trial and of one that is trained again: the trial it stems from
+    source: int | None = None  # of a known result and of what is trained again: the trial it stems from
+    source_uri: str = ""  # the run of that trial, if it is an earlier one
     added: bool = False  # by the driver, after the search
     checkpoint: str | None = None
     points: list[MetricPoint] = field(default_factory=list)
     stop: bool = False
+    stop_reason: str = ""  # where a stopping rule decided so
+    input: str = ""  # key of the checkpoint that it begins with
+    weighted: bool = False  # its result came with weights, whether they are still kept or not
 
     @property
     def finished(self) -> bool:
         return self.state in FINISHED
+
+    @property
+    def fidelity(self) -> float:
+        """How far it is trained; infinity: in full."""
+        return fidelity_of(self.params)
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What the best are ranked by, of a trial that has values: fidelity first, then the first objective."""
+        return self.fidelity, self.values[0]
 
     @property
     def identity(self) -> Identity:
@@ -81,6 +97,14 @@ class Row:
             self.replicate,
             json.dumps(self.params, sort_keys=True) if self.params else "",
         )
+
+
+class Watcher(Protocol):
+    """Sees reports and results as the records are applied, a replay's among them."""
+
+    def reported(self, row: Row, points: Sequence[MetricPoint]) -> None: ...
+
+    def finished(self, row: Row) -> None: ...
 
 
 class TrialTable:
@@ -100,15 +124,20 @@ class TrialTable:
         self.added: dict[int, Row] = {}  # the driver's own trials, by number
         self.retraining: list[Row] = []  # those of them that belong to the end of the search as it stands
         self.gpu_seconds = 0.0
-        self.best: list[Row] = []  # best first, by the first objective, ties by number
-        self.pareto: list[Row] = []  # not dominated, by number
-        self.goal: Row | None = None  # the first trial that met every target
-        self.weights: dict[str, list[Row]] = {}  # trained candidates' weights in the store, by key
+        self.best: list[Row] = []  # best first, by merit, ties by number; of a promoted architecture the furthest trial
+        self.pareto: list[Row] = []  # of the highest fidelity, not dominated, by number
+        self.goal: Row | None = None  # the first trial that met every target, trained as far as any
+        self.highest_fidelity: float | None = None  # that the strategy uses, where it says so
+        self.watcher: Watcher | None = None  # told of each report and result
+        self._asked_fidelity = 0.0  # the highest that a trial was submitted with
+        self.weights: dict[str, list[Row]] = {}  # trials' final weights in the store, by key
         self.needed: Counter[str] = Counter()  # checkpoints that unfinished trials begin with, by key
         self.discarded: deque[str] = deque(maxlen=DISCARDED_KEPT)  # the last keys said to be gone
         self.curves = Curves()
         self.experiment: r.Experiment | None = None
         self.space: str | None = None
+        self.accepted: r.Accepted | None = None
+        self.prior: r.Prior | None = None
         self.facts: r.Facts | None = None
         self._stage = ""
         self.ended: r.Ended | None = None
@@ -129,7 +158,7 @@ class TrialTable:
         for document in documents:
             record = r.parse(document)
             self.apply(record)
-            if isinstance(record, r.Facts | r.Handed | r.Memo | r.Submitted | r.Staged | r.StopAsked):
+            if isinstance(record, r.Prior | r.Facts | r.Handed | r.Memo | r.Submitted | r.Staged | r.StopAsked):
                 kept.append(record)
         return kept
 
@@ -169,6 +198,11 @@ class TrialTable:
 
     def _accepted(self, record: r.Accepted) -> None:
         self.space = record.space
+        self.accepted = record
+        self.highest_fidelity = record.highest_fidelity
+
+    def _earlier(self, record: r.Prior) -> None:
+        self.prior = record
 
     def _facts(self, record: r.Facts) -> None:
         self.facts = record
@@ -192,8 +226,11 @@ class TrialTable:
     def _enter(self, row: Row) -> None:
         self.rows[row.number or 0] = row
         self.counts[TrialState.PENDING] += 1
-        self.needed[_input(row)] += 1
+        row.input = self._input(row)
+        self.needed[row.input] += 1
         self.known.setdefault(row.identity, row)
+        if row.kind in CANDIDATES:
+            self._asked_fidelity = max(self._asked_fidelity, row.fidelity)
 
     @property
     def stage(self) -> str:
@@ -205,7 +242,10 @@ class TrialTable:
         self._stage = record.name
 
     def _stop(self, record: r.StopAsked | r.Stopped) -> None:
-        self.rows[record.number].stop = True
+        row = self.rows[record.number]
+        row.stop = True
+        if isinstance(record, r.Stopped):
+            row.stop_reason = record.reason or f"stopped by the rule {record.rule}"
 
     def _leased(self, record: r.Leased) -> None:
         row = self.rows[record.number]
@@ -220,6 +260,8 @@ class TrialTable:
         row = self.rows[record.number]
         self.curves.take(row, record.points)
         row.checkpoint = record.checkpoint or row.checkpoint
+        if self.watcher is not None and record.points:
+            self.watcher.reported(row, record.points)
 
     def _returned(self, record: r.Returned) -> None:
         row = self.rows[record.number]
@@ -237,8 +279,9 @@ class TrialTable:
         self._set(row, record.state)
         row.metrics, row.failure, row.message = record.metrics, record.failure, record.message
         row.resources, row.artifacts, row.payload = record.resources, record.artifacts, record.payload
-        row.source = record.source or row.source
-        self.needed[_input(row)] -= 1
+        row.source, row.source_uri = record.source or row.source, record.source_uri
+        row.weighted = "checkpoint" in record.artifacts
+        self.needed[row.input] -= 1
         self._hold(row)
         if not row.added:
             self.unhanded[record.number] = row
@@ -247,17 +290,25 @@ class TrialTable:
         self.gpu_seconds += record.resources.gpu_seconds
         if record.failure is not None:
             self.failures[record.failure] += 1
-        if row.state not in REUSABLE and self.known.get(row.identity) is row:
+        if row.state not in SHARED and self.known.get(row.identity) is row:
             del self.known[row.identity]
         if row.state in REUSABLE and row.kind in CANDIDATES:
             self._rank(row)
+        if self.watcher is not None:
+            self.watcher.finished(row)
 
     def _hold(self, row: Row) -> None:
         """Only what lies in the folder of a trial: its own, or that of the equal trial whose result it has."""
         key = row.artifacts.get("checkpoint", "")
         owners = (row.number, row.source) if row.state is TrialState.CACHED else (row.number,)
-        if row.kind in CANDIDATES and key.startswith(tuple(f"trials/{number}/" for number in owners)):
+        if row.kind in WEIGHTED and key.startswith(tuple(f"trials/{number}/" for number in owners)):
             self.weights.setdefault(key, []).append(row)
+
+    def _input(self, row: Row) -> str:
+        if CHECKPOINT_OF not in row.params:
+            return str(row.params.get("checkpoint") or "")
+        source = self.rows.get(row.params[CHECKPOINT_OF])
+        return source.artifacts.get("checkpoint", "") if source is not None else ""
 
     def _discard(self, record: r.Discarded) -> None:
         for key in record.keys:
@@ -269,12 +320,22 @@ class TrialTable:
         row.values = objective_values(self.objectives, row.metrics)
         if not row.values:
             return
-        insort(self.best, row, key=lambda each: (-each.values[0], each.number or 0))
-        del self.best[BEST_KEPT:]
-        if not any(_covers(other.values, row.values) for other in self.pareto):
-            self.pareto = [other for other in self.pareto if not _covers(row.values, other.values)] + [row]
-        if self.goal is None and _meets_targets(self.objectives, row.metrics):
+        equal = [other for other in self.best if (other.hash, other.replicate) == (row.hash, row.replicate)]
+        if all(other.fidelity <= row.fidelity for other in equal):
+            for other in equal:
+                if other.fidelity < row.fidelity:
+                    self.best.remove(other)
+            insort(self.best, row, key=lambda each: (-each.merit[0], -each.merit[1], each.number or 0))
+            del self.best[BEST_KEPT:]
+        if not any(_stands_before(other, row) for other in self.pareto):
+            self.pareto = [other for other in self.pareto if not _stands_before(row, other)] + [row]
+        if self.goal is None and self._in_full(row) and _meets_targets(self.objectives, row.metrics):
             self.goal = row
+
+    def _in_full(self, row: Row) -> bool:
+        """Trained as far as the strategy trains any; where it does not say, as any trial so far."""
+        highest = self._asked_fidelity if self.highest_fidelity is None else self.highest_fidelity
+        return row.fidelity >= highest
 
     def _handed(self, record: r.Handed) -> None:
         self.unhanded.pop(record.number, None)
@@ -311,8 +372,11 @@ class TrialTable:
         self._pause(record.time)
 
 
-def _input(row: Row) -> str:
-    return str(row.params.get("checkpoint") or "")
+def _stands_before(row: Row, other: Row) -> bool:
+    """Trained further, or as far and at least as good everywhere."""
+    if row.fidelity != other.fidelity:
+        return row.fidelity > other.fidelity
+    return _covers(row.values, other.values)
 
 
 def _covers(values: tuple[float, ...], other: tuple[float, ...]) -> bool:
@@ -331,6 +395,7 @@ _HANDLERS: dict[type, Callable[[TrialTable, Any], None]] = {
     r.Experiment: TrialTable._experiment,
     r.Opened: TrialTable._opened,
     r.Accepted: TrialTable._accepted,
+    r.Prior: TrialTable._earlier,
     r.Facts: TrialTable._facts,
     r.Submitted: TrialTable._submitted,
     r.Added: TrialTable._added,
