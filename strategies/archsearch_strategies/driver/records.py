@@ -257,8 +257,8 @@ class Closed(RecordBase):
 
 Record = (
     Experiment | Opened | Accepted | Prior | Facts | Submitted | Added | Staged | StopAsked | Stopped | Leased
-    | Reported | Returned | Reclaimed | Result | Discarded | Handed | Memo | Suspended | Resumed | Ended | Exported | Reopened
-    | Closed
+    | Reported | Returned | Reclaimed | Result | Discarded | Handed | Memo | Suspended | Resumed | Ended | Exported
+    | Reopened | Closed
 )  # fmt: skip
 
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])
