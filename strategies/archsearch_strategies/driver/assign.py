@@ -6,6 +6,8 @@ from archsearch.protocol import Assignment, KeepWeights, StorageRef, TrialKind
 from archsearch.spec.experiment import NASExperiment
 from archsearch_strategies.driver.trials import CANDIDATES, Row, TrialTable
 
+WITHOUT_WEIGHTS = (TrialKind.INHERIT, TrialKind.PROFILE, TrialKind.PROXY)  # an inherit trial's are the supernet's
+
 
 def assignment(
     experiment: NASExperiment,
@@ -24,7 +26,13 @@ def assignment(
     """
     spec, best = experiment.spec, table.best
     several = len(spec.objectives) > 1
-    always = several or keep_all or row.kind is TrialKind.RETRAIN
+    params = row.params
+    if row.input:
+        params = params | {"checkpoint": row.input}
+    always = several or keep_all or row.kind in (TrialKind.RETRAIN, TrialKind.SUPERNET)
+    keep = KeepWeights.ALWAYS if always else KeepWeights.BEST
+    if row.kind in WITHOUT_WEIGHTS:
+        keep = KeepWeights.NEVER
     return Assignment(
         experiment=experiment.metadata.name,
         kind=row.kind,
@@ -37,11 +45,11 @@ def assignment(
         architecture=row.architecture,
         space_digest=space_digest,
         seed=row.seed,
-        params=row.params,
+        params=params,
         storage=storage,
         retention=spec.retention,
-        keep_weights=KeepWeights.ALWAYS if always else KeepWeights.BEST,
-        best_value=None if always or not best else best[0].metrics[spec.objectives[0].metric],
+        keep_weights=keep,
+        best_value=best[0].metrics[spec.objectives[0].metric] if best and keep is KeepWeights.BEST else None,
         isolation=spec.trials.isolation,
         threads=spec.trials.threads,
         timeout_seconds=spec.trials.timeout_seconds,

@@ -1,4 +1,4 @@
-"""What learning curves bring beside metrics: architecture weights, bounded in memory, and alarms. The ledger has all."""
+"""What learning curves bring beside metrics: architecture weights, bounded in memory, and alarms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Alarm:
 
 
 class Curves:
-    """Puts points into rows; keeps the newest points' architecture weights and the newest alarms."""
+    """Puts points into rows; keeps the newest points' architecture weights and the newest alarms. The ledger has all."""
 
     def __init__(self) -> None:
         self.alarms: deque[Alarm] = deque(maxlen=ALARMS_KEPT)

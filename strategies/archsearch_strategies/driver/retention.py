@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from archsearch.errors import StoreError
+from archsearch.protocol import TrialKind
 from archsearch.store import Store
 from archsearch.store.checkpoint import MANIFEST
 from archsearch_strategies.driver import records as r
@@ -22,11 +23,12 @@ CLOSE_SECONDS = 10.0
 class Retention:
     """Keeps the weights of the best trials, of those that no other beats in all, and what is still needed.
 
+    Those of supernets are kept until the search is over, then the newest, and what the best were evaluated with.
     First the ledger says that weights are gone, then they are deleted, so that no record ever names what is not there.
     What a driver that died had not deleted is deleted by the next one.
 
     Args:
-        keep: of how many of the best, at least 1.
+        keep: of how many of the best, and of the supernets, at least 1.
         keep_all: the strategy's later trials may need any of them, and a raised budget may bring later trials.
     """
 
@@ -45,9 +47,13 @@ class Retention:
         table = self._table
         if self._keep_all:
             return
-        needed = {row.artifacts.get("checkpoint") for row in (*table.best[: self.keep], *table.pareto)}
+        needed = set[str | None]()
+        for row in (*table.best[: self.keep], *table.pareto):
+            needed |= {row.artifacts.get("checkpoint"), row.input}
+        supernets = [key for key, rows in table.weights.items() if rows[0].kind is TrialKind.SUPERNET]
+        needed |= set(supernets[-self.keep :] if table.ended is not None else supernets)
         if table.exported is not None and (exported := table.rows.get(table.exported.number)) is not None:
-            needed.add(exported.artifacts.get("checkpoint"))
+            needed |= {exported.artifacts.get("checkpoint"), exported.input}
         doomed = [key for key in table.weights if key not in needed and not table.needed[key]]
         if doomed:
             self._journal.write(r.Discarded(keys=doomed))

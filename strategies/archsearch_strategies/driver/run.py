@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from archsearch.errors import NonDeterministic
+from archsearch.spec.base import JsonObject
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.trials import COUNTED, Row, TrialTable
-from archsearch_strategies.strategy import Compute, Execution, Json, Result, Stage, Stop, Submit
+from archsearch_strategies.strategy import CHECKPOINT_OF, Compute, Execution, Json, Result, Stage, Stop, Submit
 
 OutputRecord = r.Submitted | r.Staged | r.StopAsked
 
@@ -165,10 +166,15 @@ class DurableRun:
     def _numbered(self, record: OutputRecord) -> OutputRecord:
         if isinstance(record, r.Staged):
             return record
-        number = record.number
+        update: JsonObject = {"number": self._of_table(record.number)}
+        if isinstance(record, r.Submitted) and CHECKPOINT_OF in record.params:
+            update["params"] = record.params | {CHECKPOINT_OF: self._of_table(record.params[CHECKPOINT_OF])}
+        return record.model_copy(update=update)
+
+    def _of_table(self, number: int) -> int:
         for added in self._table.added:  # ascending
             number += added <= number
-        return record.model_copy(update={"number": number})
+        return number
 
     def _record(self, output: Submit | Stage | Stop) -> OutputRecord:
         if isinstance(output, Submit):
@@ -188,7 +194,7 @@ class DurableRun:
 
 
 def _result(row: Row) -> Result:
-    return Result(row.state, row.metrics, row.failure, row.message, row.payload)
+    return Result(row.state, row.metrics, row.failure, row.message, row.payload, weights=row.weighted)
 
 
 def _show(record: OutputRecord) -> str:

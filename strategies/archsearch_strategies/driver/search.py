@@ -15,8 +15,8 @@ from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.journal import Journal
 from archsearch_strategies.driver.run import DurableRun
 from archsearch_strategies.driver.trials import REUSABLE, Row, TrialTable
-from archsearch_strategies.lease.book import LeaseBook, cached
-from archsearch_strategies.strategy import Compute, Execution, StrategyError
+from archsearch_strategies.lease.book import LeaseBook, cached, without_input
+from archsearch_strategies.strategy import CHECKPOINT_OF, Compute, Execution, StrategyError
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Search:
         self._changed = changed
         self._followers: dict[Row, list[Row]] = defaultdict(list)  # waiting for the result of an equal trial
         self._known: deque[Row] = deque()  # their result is known already
+        self._doomed: deque[Row] = deque()  # what they are to begin with is not there
         self._computing: asyncio.Task[None] | None = None
 
     def begin(self, recorded: list[r.Record], parallelism: int, *, workers_died: bool) -> None:
@@ -89,6 +90,8 @@ class Search:
         """Hand over what is finished, one by one, unless a rule has ended the search."""
         try:
             while self.error is None:
+                while self._doomed:
+                    self._journal.write(without_input(self._doomed.popleft(), self._table, self._wall()))
                 while self._known:
                     row = self._known.popleft()
                     self._journal.write(cached(row, self._table.known[row.identity], self._wall()))
@@ -148,6 +151,9 @@ class Search:
 
     def _route(self, row: Row) -> None:
         """Into the queue, or to the equal trial whose result it shares."""
+        if CHECKPOINT_OF in row.params and not row.input:
+            self._doomed.append(row)
+            return
         first = self._table.known.setdefault(row.identity, row)
         if first is row:
             self._journal.when_durable(lambda: self._book.offer(row))

@@ -30,6 +30,7 @@ from archsearch_strategies.driver.retry import delay_seconds, may_retry
 from archsearch_strategies.driver.trials import Lease, Row, TrialTable
 from archsearch_strategies.launch.base import WorkerLost
 from archsearch_strategies.lease.judgement import judged
+from archsearch_strategies.strategy import CHECKPOINT_OF
 
 LEASE_SECONDS = 30.0
 REPORTS_PER_LEASE = 6  # so many reports may get lost before the lease is
@@ -373,6 +374,25 @@ def cached(row: Row, source: Row, time: float) -> r.Result:
         artifacts=dict(source.artifacts),
         payload=source.payload,
         source=source.source or source.number,
+        time=time,
+    )
+
+
+def without_input(row: Row, table: TrialTable, time: float) -> r.Result:
+    """The failure of a trial that shall begin with weights that are not in the store."""
+    number = row.params[CHECKPOINT_OF]
+    source = table.rows.get(number)
+    if source is None:
+        why = "there is no such trial"
+    elif source.weighted:
+        why = "they were deleted, since it is not among the best (a strategy that needs them sets reuses_weights)"
+    else:
+        why = f"it is {source.state.value} and has handed over none"
+    return r.Result(
+        number=row.number or 0,
+        state=TrialState.FAILED,
+        failure=FailureClass.USER_ERROR,
+        message=f"the trial is to begin with the weights of trial {number} ({CHECKPOINT_OF}), which are not kept: {why}",
         time=time,
     )
 

@@ -20,6 +20,7 @@ from archsearch.protocol import (
     Resources,
     ResultRequest,
     StorageRef,
+    TrialKind,
     TrialState,
 )
 from archsearch.space import SearchSpace
@@ -230,8 +231,10 @@ class Simulation:
             settings, self.table, journal, self.clock, assign=self._assign, finished=self._finished
         )
         run = strategy_run(self._space, self._objectives, seed=self._seed)
+        strategy = self._strategy()
+        self._keeps_weights = strategy.reuses_weights
         self._search = SimulatedSearch(
-            Execution(self._strategy(), run),
+            Execution(strategy, run),
             self.table,
             journal,
             self._book,
@@ -322,11 +325,13 @@ class Simulation:
         del self._attempts[attempt.number]
         self._kept.pop(attempt.number, None)
         seconds = self.clock.now - attempt.started
+        keeps = self._keeps_weights or attempt.row.kind is TrialKind.SUPERNET
         outcome = Outcome(
             state=state,
             metrics=dict(metrics),
             failure=failure,
             message=message,
+            artifacts={"checkpoint": f"trials/{attempt.number}/weights"} if keeps else {},
             resources=Resources(wall_seconds=seconds, gpu_seconds=seconds),
         )
         heapq.heappush(self._idle, attempt.worker)

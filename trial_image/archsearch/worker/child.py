@@ -36,6 +36,7 @@ MESSAGE_LIMIT = 8_000
 TRACEBACK_LINES = 40
 OOM_SCORE = 800
 _MEASURED = (TrialKind.EVALUATE, TrialKind.INHERIT, TrialKind.RETRAIN)
+_WEIGHTED = (TrialKind.EVALUATE, TrialKind.SUPERNET, TrialKind.RETRAIN)
 
 
 def load_runner(target: str) -> Callable[[TrialContext], Any]:
@@ -185,7 +186,7 @@ def _succeeded(context: TrialContext, metrics: dict[str, float], payload: Any) -
         return _failed(
             FailureClass.USER_ERROR, f"the payload of the {context.assignment.kind} trial is no JSON: {error}"
         )
-    outcome["weights"] = measured and context.save_final_weights(metrics) is not None
+    outcome["weights"] = context.assignment.kind in _WEIGHTED and context.save_final_weights(metrics) is not None
     return outcome
 
 
