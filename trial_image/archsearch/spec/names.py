@@ -28,6 +28,9 @@ ENV_SECRETS_DIR = "ARCHSEARCH_SECRETS_DIR"  # a directory in memory; read and em
 ENV_WORK_DIR = "ARCHSEARCH_WORK_DIR"
 ENV_WORKER_NAME = "ARCHSEARCH_WORKER_NAME"  # the pod's name, or local-N
 ENV_JOB_NAME = "ARCHSEARCH_JOB_NAME"  # the trial Job's name, or local-N
+ENV_RANK = "ARCHSEARCH_RANK"  # of one of several workers of one Job, which run a trial together; absent: 0
+ENV_RANKS = "ARCHSEARCH_RANKS"  # how many they are; absent: 1
+ENV_ADDRESS = "ARCHSEARCH_ADDRESS"  # where the others reach this one
 ENV_CPUS = "ARCHSEARCH_CPUS"  # a worker's share of the CPUs where several share one machine; absent: all
 ENV_CODE_DIR = "ARCHSEARCH_CODE_DIR"  # put first on sys.path of trial children: the user's own modules
 
@@ -39,6 +42,7 @@ STORAGE_SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSIO
 LEASE_PORT = 8470
 METRICS_PORT = 8471
 HEALTH_PORT = 8472
+RENDEZVOUS_PORT = 8473  # of rank 0, where the ranks of one trial meet
 CONTAINER_UID = 65532
 PATH_TOKEN = "/var/run/archsearch/token"  # a mounted Secret: strategy pod and the trial pods' init container
 PATH_STORAGE_SECRET = "/var/run/archsearch/storage"

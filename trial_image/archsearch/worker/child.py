@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from archsearch.errors import ArchsearchError, BadMetric, StoreError
-from archsearch.protocol import Assignment, FailureClass, TrialKind, TrialState
+from archsearch.protocol import Assignment, FailureClass, Member, TrialKind, TrialState
 from archsearch.spec import names
 from archsearch.spec.base import JsonObject
 from archsearch.trial.context import (
@@ -103,6 +103,7 @@ def _serve(order: JsonObject, channel: ChildChannel, runner: str) -> JsonObject:
         resume=_path(order["resume"]),
         input_checkpoint=_path(order["input"]),
         checkpoint_seconds=order["checkpointSeconds"],
+        member=Member.model_validate(order["member"]) if order["member"] else None,
     )
     before = _usage()
     start = time.monotonic()
@@ -110,6 +111,8 @@ def _serve(order: JsonObject, channel: ChildChannel, runner: str) -> JsonObject:
     try:
         _prepare(context)
         outcome = _outcome(context, runner)
+        if context.member is not None:
+            _leave_group(outcome)
     finally:
         set_current(None)
         for stream in (sys.stdout, sys.stderr):
@@ -117,6 +120,33 @@ def _serve(order: JsonObject, channel: ChildChannel, runner: str) -> JsonObject:
     weights = outcome.pop("weights", False)
     outcome["resources"] = _resources(context, before, time.monotonic() - start)
     return {"type": "result", "outcome": outcome, "weights": weights}
+
+
+def _join_group(member: Member) -> None:
+    """What torchrun tells a process, for code that asks torch.distributed; the ranks meet without torchrun's agent."""
+    os.environ |= {
+        "RANK": str(member.rank),
+        "WORLD_SIZE": str(member.ranks),
+        "LOCAL_RANK": str(member.local_rank),
+        "LOCAL_WORLD_SIZE": str(member.ranks if member.is_local else 1),
+        "GROUP_RANK": str(member.rank if not member.is_local else 0),
+        "MASTER_ADDR": member.master_address,
+        "MASTER_PORT": str(member.master_port),
+    }
+    if member.is_local:  # a laptop's own name may resolve to nothing, or to an address that is gone tomorrow
+        os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+def _leave_group(outcome: JsonObject) -> None:
+    """So that a process that goes on to serve can join the next one. One whose trial failed ends, without waiting."""
+    import torch.distributed
+
+    from archsearch.supernet import distributed
+
+    if outcome["state"] == TrialState.SUCCEEDED:
+        distributed.stop()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _path(text: str | None) -> Path | None:
@@ -127,6 +157,8 @@ def _prepare(context: TrialContext) -> None:
     """Threads and seeds of this trial; children of one zygote would otherwise share its random state."""
     import torch
 
+    if context.member is not None:
+        _join_group(context.member)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(context.threads)  # for processes that user code starts
     torch.set_num_threads(context.threads)
@@ -170,10 +202,10 @@ def _outcome(context: TrialContext, runner: str) -> JsonObject:
     except StoreError as error:
         return _failed(FailureClass.INFRASTRUCTURE, str(error))
     except ArchsearchError as error:
-        return _failed(FailureClass.USER_ERROR, str(error))
+        return _out_of_touch(context, error) or _failed(FailureClass.USER_ERROR, str(error))
     except BaseException as error:
         traceback.print_exc()
-        return _failed(FailureClass.USER_ERROR, _last_lines(error))
+        return _out_of_touch(context, error) or _failed(FailureClass.USER_ERROR, _last_lines(error))
 
 
 def _succeeded(context: TrialContext, metrics: dict[str, float], payload: Any) -> JsonObject:
@@ -188,6 +220,17 @@ def _succeeded(context: TrialContext, metrics: dict[str, float], payload: Any) -
         )
     outcome["weights"] = context.assignment.kind in _WEIGHTED and context.save_final_weights(metrics) is not None
     return outcome
+
+
+def _out_of_touch(context: TrialContext, error: BaseException) -> JsonObject | None:
+    """Of a rank whose process group broke: why it did, the rank that began it tells. None for any other error."""
+    if context.member is None:
+        return None
+    from archsearch.supernet.distributed import is_peer_error
+
+    if not is_peer_error(error):
+        return None
+    return _failed(FailureClass.INFRASTRUCTURE, str(error)) | {"state": TrialState.PENDING}
 
 
 def _failed(failure: FailureClass, message: str) -> JsonObject:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import struct
 import time
 from collections.abc import Iterable
@@ -114,6 +115,14 @@ def sweep(without: Iterable[int] = (), timeout_seconds: float = 10.0) -> int:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.001)
+
+
+def free_port(address: str) -> int:
+    """A TCP port of `address` that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 def childless() -> bool:

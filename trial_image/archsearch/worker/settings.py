@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from archsearch.errors import UserError
 from archsearch.spec import names
@@ -63,6 +64,10 @@ class WorkerSettings:
     runner: str = DEFAULT_RUNNER
     die_with_parent: bool = False
     cpus: int = 0  # this worker's share of the machine; 0: all that it may use
+    rank: int = 0
+    ranks: int = 1  # above 1: workers of one Job that run their trials together
+    address: str = ""  # where the others reach rank 0
+    port: int = 0  # where rank 0's trial listens; 0: any free one
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSettings:
@@ -83,6 +88,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         help="how long a trial may take to checkpoint when the worker has to go",
     )
     parser.add_argument("--runner", default=DEFAULT_RUNNER, help="module:function that runs a trial in its child")
+    parser.add_argument(
+        "--rendezvous-port", type=int, default=0, help="where rank 0 of several meets the others; 0: any free port"
+    )
     parser.add_argument("--die-with-parent", action="store_true", help="go when the process that started this one ends")
     flags = parser.parse_args(arguments)
     if flags.per_job != "Auto" and not (flags.per_job.isdigit() and int(flags.per_job) > 0):
@@ -101,6 +109,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerSet
         runner=flags.runner,
         die_with_parent=flags.die_with_parent,
         cpus=_count(environment, names.ENV_CPUS),
+        **_group(environment, flags.rendezvous_port),
     )
 
 
@@ -143,6 +152,17 @@ def child_environment(environment: Mapping[str, str], code_dir: str) -> dict[str
     if code_dir:
         clean[names.ENV_CODE_DIR] = code_dir
     return clean
+
+
+def _group(environment: Mapping[str, str], port: int) -> dict[str, Any]:
+    """The fields of one of several workers that run their trials together."""
+    rank, ranks = _count(environment, names.ENV_RANK), _count(environment, names.ENV_RANKS) or 1
+    if rank >= ranks:
+        raise UserError(f"{names.ENV_RANK} is {rank}: it must be below {names.ENV_RANKS}, which is {ranks}")
+    if ranks == 1:
+        return {}
+    address = _needed(environment, names.ENV_ADDRESS, "the address where the other ranks reach this worker")
+    return {"rank": rank, "ranks": ranks, "address": address, "port": port}
 
 
 def _count(environment: Mapping[str, str], name: str) -> int:

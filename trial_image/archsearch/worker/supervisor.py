@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import archsearch
 from archsearch.errors import UserError
@@ -203,7 +203,18 @@ class Supervisor:
             served=self._served,
             wait_seconds=wait_seconds,
             device=self._device,
+            **self._as_member(),
         )
+
+    def _as_member(self) -> dict[str, Any]:
+        """What one of several workers says of itself."""
+        here = self._settings
+        if here.ranks == 1:
+            return {}
+        found: dict[str, Any] = {"rank": here.rank, "ranks": here.ranks}
+        if here.rank == 0:
+            found |= {"address": here.address, "port": here.port or linux.free_port(here.address)}
+        return found
 
     async def _lease(self) -> Grant:
         """Ask until there is a trial. Waiting for a driver that does not answer is not idleness."""
@@ -288,6 +299,7 @@ class Supervisor:
                 next=self._request(NEXT_POLL_SECONDS) if ask else None,
                 worker=self._settings.worker,
                 job=self._settings.job,
+                rank=self._settings.rank,
             )
             try:
                 return await self._client.result(request)

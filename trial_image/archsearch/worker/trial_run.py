@@ -74,6 +74,7 @@ class TrialRun:
         self._pending_checkpoint = ""
         self._uploading: asyncio.Task[None] | None = None
         self._started = 0.0
+        self._follows = grant.member is not None and grant.member.rank > 0  # another rank tells of the trial
 
     def release(self, grace_seconds: float) -> None:
         """Have the trial checkpoint and give itself back within `grace_seconds`, or less if called again with less."""
@@ -132,6 +133,7 @@ class TrialRun:
             "resume": str(resume) if resume else None,
             "input": str(source) if source else None,
             "checkpointSeconds": CHECKPOINT_SECONDS,
+            "member": self.grant.member.to_json() if self.grant.member is not None else None,
         }
 
     # --- while the child runs
@@ -193,6 +195,8 @@ class TrialRun:
                 return None
 
     def _hear(self, message: JsonObject) -> None:
+        if self._follows:
+            return
         match message["type"]:
             case "point":
                 fields = {name: message[name] for name in _POINT_FIELDS if name in message}
@@ -248,6 +252,7 @@ class TrialRun:
             checkpoint=self._storage.newest or None,
             worker=self._around.settings.worker,
             job=self._around.settings.job,
+            rank=self._around.settings.rank,
         )
         try:
             reply = await self._around.client.report(request)
@@ -354,6 +359,8 @@ class TrialRun:
         """Upload what outlives the trial. Without the weights that were to be kept, the trial has not succeeded."""
         if outcome is None:
             return None
+        if self._follows and outcome.state is not TrialState.FAILED:
+            return outcome.model_copy(update={"metrics": {}, "payload": None})
         succeeded = outcome.state is TrialState.SUCCEEDED
         if outcome.state in (TrialState.SUCCEEDED, TrialState.PRUNED):
             self._pending_checkpoint = ""  # nobody goes on from there
