@@ -37,6 +37,7 @@ from archsearch.spec.explain import problems_of, suggest
 from archsearch.spec.load import parse_experiment
 from archsearch.spec.problems import Problem, SpecError
 from archsearch.spec.unsupported import unsupported_problems
+from archsearch_strategies.making import evaluator_fidelities
 
 _QUANTITY = re.compile(r"^[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(m|[kMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$")
 
@@ -149,7 +150,14 @@ def _check_strategy(spec: _Parts) -> Iterator[Problem]:
     yield from problems
     if strategy is None:
         return
-    yield from check_config(strategy.Config, spec.strategy.config, "spec.strategy.config", f"strategy {name!r}")[1]
+    config, problems = check_config(
+        strategy.Config, spec.strategy.config, "spec.strategy.config", f"strategy {name!r}"
+    )
+    yield from problems
+    if config is not None and spec.evaluator is not None:
+        made = strategy(config)
+        made.fidelities = evaluator_fidelities(spec.evaluator)
+        yield from (Problem("spec.strategy.config", fault) for fault in made.check_fidelities())
     if len(spec.objectives) > 1 and not strategy.several_objectives:
         metrics = [objective.metric for objective in spec.objectives]
         yield Problem(

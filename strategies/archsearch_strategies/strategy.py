@@ -49,7 +49,7 @@ class Strategy(Generic[C]):
     reuses_weights: ClassVar[bool] = False  # its trials may begin with any earlier one's weights: all are kept
     retrains: ClassVar[int] = 0  # how many of the best are trained again where the manifest does not say
     kinds: ClassVar[tuple[TrialKind, ...]] = (TrialKind.EVALUATE,)  # the trial kinds that it submits
-    multi_fidelity: ClassVar[bool] = False  # its trials go on from the weights of the same architecture at less
+    multi_fidelity: ClassVar[bool] = False  # reuses them only to train an architecture further: once, then they may go
 
     def __init__(self, config: C) -> None:
         self.config = config

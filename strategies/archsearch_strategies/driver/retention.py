@@ -30,14 +30,18 @@ class Retention:
     Args:
         keep: of how many of the best, and of the supernets, at least 1.
         keep_all: the strategy's later trials may need any of them, and a raised budget may bring later trials.
+        once: but not those with which a trial of a higher fidelity went on.
     """
 
-    def __init__(self, store: Store, table: TrialTable, journal: Journal, *, keep: int, keep_all: bool) -> None:
+    def __init__(
+        self, store: Store, table: TrialTable, journal: Journal, *, keep: int, keep_all: bool, once: bool = False
+    ) -> None:
         self.keep = keep
         self._store = store
         self._table = table
         self._journal = journal
         self._keep_all = keep_all
+        self._once = once
         self._queue: deque[str] = deque(table.discarded)
         self._task: asyncio.Task[None] | None = None
         self._work()
@@ -46,6 +50,8 @@ class Retention:
         """A result came in: say what nobody needs any more, and delete it when that is durable."""
         table = self._table
         if self._keep_all:
+            if self._once:
+                self._discard([key for key in table.superseded if not table.needed[key]])
             return
         needed = set[str | None]()
         for row in (*table.best[: self.keep], *table.pareto):
@@ -54,7 +60,9 @@ class Retention:
         needed |= set(supernets[-self.keep :] if table.ended is not None else supernets)
         if table.exported is not None and (exported := table.rows.get(table.exported.number)) is not None:
             needed |= {exported.artifacts.get("checkpoint"), exported.input}
-        doomed = [key for key in table.weights if key not in needed and not table.needed[key]]
+        self._discard([key for key in table.weights if key not in needed and not table.needed[key]])
+
+    def _discard(self, doomed: list[str]) -> None:
         if doomed:
             self._journal.write(r.Discarded(keys=doomed))
             self._journal.when_durable(lambda: self._delete(doomed))

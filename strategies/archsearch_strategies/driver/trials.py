@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from archsearch.protocol import FailureClass, MetricPoint, Resources, TrialKind, TrialState, fidelity_of
+from archsearch.protocol import (
+    RESUMED_FIDELITY,
+    FailureClass,
+    MetricPoint,
+    Resources,
+    TrialKind,
+    TrialState,
+    fidelity_of,
+)
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Objective
 from archsearch_strategies.driver import records as r
@@ -132,6 +140,7 @@ class TrialTable:
         self._asked_fidelity = 0.0  # the highest that a trial was submitted with
         self.weights: dict[str, list[Row]] = {}  # trials' final weights in the store, by key
         self.needed: Counter[str] = Counter()  # checkpoints that unfinished trials begin with, by key
+        self.superseded: set[str] = set()  # weights, by key, with which a trial of a higher fidelity went on
         self.discarded: deque[str] = deque(maxlen=DISCARDED_KEPT)  # the last keys said to be gone
         self.curves = Curves()
         self.experiment: r.Experiment | None = None
@@ -283,6 +292,8 @@ class TrialTable:
         row.weighted = "checkpoint" in record.artifacts
         self.needed[row.input] -= 1
         self._hold(row)
+        if row.input in self.weights and row.weighted and RESUMED_FIDELITY in row.params:
+            self.superseded.add(row.input)
         if not row.added:
             self.unhanded[record.number] = row
             self.failed += record.state is TrialState.FAILED
@@ -314,6 +325,7 @@ class TrialTable:
         for key in record.keys:
             for row in self.weights.pop(key, ()):
                 row.artifacts = {name: value for name, value in row.artifacts.items() if name != "checkpoint"}
+        self.superseded.difference_update(record.keys)
         self.discarded.extend(record.keys)
 
     def _rank(self, row: Row) -> None:

@@ -9,15 +9,15 @@ from functools import lru_cache
 from statistics import fmean, median, stdev
 from typing import Any
 
-from archsearch import registry
 from archsearch.evaluate.table import Cost, Table
-from archsearch.evaluate.tabular import FIDELITY, Fidelity, Tabular, TabularConfig
+from archsearch.evaluate.tabular import FIDELITY, Fidelity, Tabular, TabularConfig, numbered
 from archsearch.protocol import TrialState
 from archsearch.space import SearchSpace
 from archsearch.spec import reasons
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Budget, Goal, Objective
 from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.making import named_strategy
 from archsearch_strategies.simulate.simulation import Simulation
 from archsearch_strategies.simulate.tabular import table_answers
 
@@ -56,6 +56,11 @@ class Bench:
     @property
     def objective(self) -> Objective:
         return Objective(metric=self.metric, goal=Goal.MINIMIZE if self.minimize else Goal.MAXIMIZE)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The fidelities that are numbers, ascending."""
+        return numbered(self.fidelities)
 
     def load(self) -> Table:
         """The table, checked for every column that the bench names.
@@ -132,7 +137,8 @@ class _Observer:
             self.trace.seconds.append(now)
         elif self.trace.chosen:
             self.trace.chosen[-1] = self._row  # a higher fidelity of a known row may change the choice
-        if self.hit is None and fidelity is None and self._values[row] == self._optimum:
+        full = fidelity is None or self._bench.fidelities.get(_name(fidelity), ("",))[0] == self._bench.metric
+        if self.hit is None and full and self._values[row] == self._optimum:
             self.hit = len(self._seen)
         return new
 
@@ -160,7 +166,6 @@ def run_seed(bench: Bench, name: str, config: JsonObject, seed: int) -> Trace:
         ),
         table,
     )
-    found = registry.find("archsearch.strategies", name)
     observer = _Observer(bench, table)
     goal = bench.queries or len(table)
 
@@ -169,7 +174,7 @@ def run_seed(bench: Bench, name: str, config: JsonObject, seed: int) -> Trace:
             simulation.stop()
 
     simulation = Simulation(
-        found(found.Config.model_validate(config)),
+        named_strategy(name, config, bench.levels),
         table.space,
         [bench.objective],
         table_answers(evaluator),

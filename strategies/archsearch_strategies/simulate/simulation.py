@@ -220,6 +220,9 @@ class Simulation:
         journal = MemoryJournal(self.table, self._written)
         self._write = journal.write
         self._write(r.Opened(epoch=self.table.epoch + 1, version="simulated", time=self.clock.now))
+        strategy = self._strategy()
+        if self.table.space is None:
+            self._write(r.Accepted(space=self._space.digest, highest_fidelity=strategy.highest_fidelity))
         settings = BookSettings(
             epoch=self.table.epoch,
             retries=self._retries,
@@ -231,7 +234,6 @@ class Simulation:
             settings, self.table, journal, self.clock, assign=self._assign, finished=self._finished
         )
         run = strategy_run(self._space, self._objectives, seed=self._seed)
-        strategy = self._strategy()
         self._keeps_weights = strategy.reuses_weights
         self._search = SimulatedSearch(
             Execution(strategy, run),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from archsearch import registry
 from archsearch.errors import UserError
 from archsearch.evaluate.table import find_space
 from archsearch.evaluate.tabular import Tabular
@@ -15,6 +14,7 @@ from archsearch.spec.problems import SpecError
 from archsearch.trial.context import Infeasible
 from archsearch_strategies.checks import check_experiment
 from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.making import make_strategy
 from archsearch_strategies.simulate.cluster import Answer, Answers, Cluster
 from archsearch_strategies.simulate.simulation import Simulated, Simulation
 
@@ -60,9 +60,8 @@ def simulate_experiment(
     if space is None:
         zoo = spec.model_space.zoo
         space = find_space(zoo.name) if zoo is not None and not zoo.args else evaluator.table.space
-    found = registry.find("archsearch.strategies", spec.strategy.name)
     simulation = Simulation(
-        lambda: found(found.Config.model_validate(spec.strategy.config)),
+        lambda: make_strategy(spec),
         space,
         spec.objectives,
         table_answers(evaluator),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import ValidationError
@@ -98,6 +99,11 @@ class Evaluator(ABC):
         Results are taken over into another experiment only where both know their data, and they are the same.
         """
         return None
+
+    @classmethod
+    def fidelities(cls, config: Any) -> Sequence[int]:
+        """How far a trial may be trained (its parameter `fidelity`), ascending; empty where trials only run in full."""
+        return ()
 
     def scaling(self) -> Scaling | None:
         """How raw data become the network's inputs, for the exported model; None where inputs are taken as they are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -151,6 +152,10 @@ class TrainingEvaluator(Evaluator):
     def wishes(cls, config: Any) -> JsonObject:
         drop_path = {"drop_path": config.drop_path} if config.drop_path else {}
         return {**drop_path, **({"auxiliary": True} if config.auxiliary else {})}
+
+    @classmethod
+    def fidelities(cls, config: Any) -> Sequence[int]:
+        return range(1, config.epochs + 1)
 
     @abstractmethod
     def task(self) -> Task:
