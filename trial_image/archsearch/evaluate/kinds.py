@@ -109,6 +109,10 @@ def run_kind(context: TrialContext) -> KindResult:
     profile:
         the metrics of `PROFILE_METRICS`, or those of them in ``params.metrics``; payload ``{device, threads, repeats,
         inputShape}``: how latency was measured.
+    proxy:
+        no metrics; payload: zero-cost scores of ``params.architectures`` (see `archsearch.evaluate.proxies.trial`).
+    supernet, inherit:
+        see `archsearch.supernet.run`. An inherit trial has no weights of its own to hand over.
     export:
         files below ``context.artifacts`` (see `archsearch.evaluate.export`); payload says what was written.
 
@@ -124,6 +128,9 @@ def run_kind(context: TrialContext) -> KindResult:
         TrialKind.RETRAIN: _retrain,
         TrialKind.PROFILE: _profile,
         TrialKind.EXPORT: _export,
+        TrialKind.SUPERNET: _supernet,
+        TrialKind.INHERIT: _inherit,
+        TrialKind.PROXY: _proxy,
     }
     run = kinds.get(context.assignment.kind)
     if run is None:
@@ -318,6 +325,35 @@ def _profile(context: TrialContext) -> KindResult:
             "inputShape": list(inputs.shape),
         },
     )
+
+
+def _proxy(context: TrialContext) -> KindResult:
+    from archsearch.evaluate.proxies.trial import score_all
+
+    assignment = context.assignment
+    return KindResult(payload=score_all(context, set_up(assignment.evaluator, assignment.model_space)))
+
+
+def _supernet(context: TrialContext) -> KindResult:
+    from archsearch.supernet.run import run_supernet
+
+    return KindResult(*run_supernet(context, set_up(context.assignment.evaluator, context.assignment.model_space)))
+
+
+def _inherit(context: TrialContext) -> KindResult:
+    from archsearch.supernet.run import check_digest, inherited, run_inherit
+
+    assignment = context.assignment
+    setup = set_up(assignment.evaluator, assignment.model_space)
+    if assignment.architecture is None:
+        raise UserError("a trial of the kind 'inherit' needs an architecture, the assignment holds none")
+    seed_everything(context.seed, context.device)
+    whole, _ = setup.build(assignment.model_space)
+    space = describe_space(whole)
+    check_digest(space, assignment.space_digest)
+    model = inherited(context, whole, space.validate(assignment.architecture))
+    costs = _costs(context, setup, lambda: model)
+    return KindResult(check_final(assignment, {**costs, **run_inherit(context, setup, model)}))
 
 
 def _export(context: TrialContext) -> KindResult:

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from archsearch.errors import UserError
 from archsearch.space import SearchSpace
 from archsearch.space.choices import Categorical, Choice, Subset
-from archsearch.space.errors import listed
+from archsearch.space.errors import listed, shown
 from archsearch.space.known import known_space
 
 Seeds = Literal["mean", "draw"]
 Floats = NDArray[np.float64]
 
 _COST = re.compile(r"\s*(?P<column>[^*\s]+)\s*(?:\*\s*(?P<factor>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*)?$")
-_OWN = ("ops", "candidates")
+_OWN = ("ops", "candidates", "choices")
 _MATRIX = ("values", "columns")  # a matrix and the names of its columns: as many metric columns
 
 
@@ -95,13 +95,14 @@ class Table:
             path: its `ops` (n, k) are indices of candidates; `candidates`, where it is there, a JSON text of k lists of
                 names; `values` (n, m) with `columns` (m names), and every other array of n rows, are measurements.
             space: the search space, or the name of a zoo entry; needed for a table without `candidates`.
-            choices: names of the choices in the order of the columns, for a table without a space. [op0, op1, …]
+            choices: names of the choices in the order of the columns, where no space tells them. [the file's `choices`,
+                a JSON text of k names, or else op0, op1, …]
 
         Raises:
             UserError: no such file, or it is no table; says what is wrong.
         """
         where = str(path)
-        arrays = _read(Path(path))
+        arrays = read_arrays(Path(path))
         if "ops" not in arrays or arrays["ops"].ndim != 2:
             raise UserError(
                 f"{where} is no table of architectures: it needs an array ops of shape (rows, choices), and has "
@@ -117,7 +118,7 @@ class Table:
                     f"{where} has no candidates, so its indices need a search space: name the zoo entry "
                     "(space in evaluator.config, --space of bench)"
                 )
-            found = _own_space(candidates, choices, where)
+            found = _own_space(candidates, choices or _names(arrays, where), where)
         return cls(ops, found, _fitting(found, candidates, ops.shape[1], where), _columns(arrays, len(ops)), where)
 
     def __len__(self) -> int:
@@ -208,6 +209,21 @@ def open_table(path: str, space: str = "", choices: Sequence[str] = ()) -> Table
     return _opened(path, stamp, space, tuple(choices))
 
 
+def write_table(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write the arrays of a table as an npz, which appears when it is whole.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **dict(arrays))
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def find_space(name: str) -> SearchSpace:
     """The search space of a zoo entry with its default arguments; needs torch for most.
 
@@ -229,7 +245,8 @@ def find_space(name: str) -> SearchSpace:
     return describe_space(build_space(ModelSpace(zoo=ZooSpace(name=name)))[0])
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an npz; UserError where there is none."""
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -251,6 +268,19 @@ def _candidates(array: NDArray[Any], width: int, where: str) -> list[list[Any]]:
     if not sound or len(found) != width:
         raise UserError(f"{where}: candidates must be {width} lists of names, one for each column of ops")
     return [list(each) for each in found]
+
+
+def _names(arrays: Mapping[str, NDArray[Any]], where: str) -> list[str]:
+    """What a file calls its choices; empty where it does not say."""
+    if "choices" not in arrays:
+        return []
+    try:
+        found = json.loads(str(arrays["choices"].item()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: choices is no JSON text: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise UserError(f"{where}: choices must be a JSON list of names, and is {shown(found)}")
+    return found
 
 
 def _own_space(candidates: Sequence[Sequence[Any]], choices: Sequence[str], where: str) -> SearchSpace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,6 +12,8 @@ from pydantic import Field, field_validator
 from archsearch.errors import UserError
 from archsearch.evaluate.base import Evaluator, EvaluatorConfig
 from archsearch.evaluate.data.base import file_digest
+from archsearch.evaluate.proxies import Proxy
+from archsearch.evaluate.proxies.tables import open_scores
 from archsearch.evaluate.table import Cost, Table, open_table
 from archsearch.protocol import FIDELITY, RESUMED_FIDELITY
 from archsearch.space.errors import listed, shown
@@ -41,6 +43,20 @@ class Fidelity(Model):
     cost: CostText = Field(default="", description="COLUMN or COLUMN*FACTOR: seconds.")
 
     _check_cost = field_validator("cost")(_cost)
+
+
+class ProxyTable(Model):
+    """Zero-cost proxies from a table of their own."""
+
+    table: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
+        description="An npz with values (rows, columns) and columns (names); with index, row numbers of the "
+        "evaluator's table, where it has not as many rows."
+    )
+    columns: Annotated[dict[Proxy, Column], Field(max_length=len(Proxy))] = Field(
+        default_factory=dict,
+        description="Column by proxy, where it has another name than the proxy itself (and naswot another than nwot).",
+    )
+    seconds: float = Field(default=0.0, ge=0.0, allow_inf_nan=False, description="Charged for each architecture.")
 
 
 class TabularConfig(EvaluatorConfig):
@@ -73,6 +89,10 @@ class TabularConfig(EvaluatorConfig):
         description="Fidelities are points of one training: a trial that goes on from one is charged the difference.",
     )
 
+    proxies: ProxyTable | None = Field(
+        default=None, description="Where trials of the kind proxy are answered from; absent: they fail."
+    )
+
     _check_cost = field_validator("cost")(_cost)
 
 
@@ -83,6 +103,11 @@ class Answer:
     metrics: dict[str, float]
     seconds: float  # charged; 0 where the configuration names no cost
     row: int
+
+
+def numbered(names: Iterable[str]) -> tuple[int, ...]:
+    """The names that are whole numbers from 1 on, as these, ascending."""
+    return tuple(sorted(int(name) for name in names if name.isdecimal() and int(name) > 0))
 
 
 class Tabular(Evaluator):
@@ -120,6 +145,10 @@ class Tabular(Evaluator):
     def data_digests(cls, config: Any) -> dict[str, str]:
         return {"table": file_digest(Path(config.table))}
 
+    @classmethod
+    def fidelities(cls, config: Any) -> tuple[int, ...]:
+        return numbered(config.fidelities)
+
     def answer(self, architecture: Mapping[str, Any], params: JsonObject | None = None, seed: int = 0) -> Answer:
         """What the table says.
 
@@ -145,6 +174,23 @@ class Tabular(Evaluator):
         if self.config.continued and resumed is not None and (earlier := self._fidelity(resumed)[1]):
             seconds = max(0.0, seconds - self._seconds(row, earlier, seed))
         return Answer(metrics | {SECONDS: seconds}, seconds, row)
+
+    def proxies(self, architectures: Sequence[Mapping[str, Any]], names: Sequence[Proxy]) -> JsonObject:
+        """The payload of a trial of the kind proxy (see `archsearch.evaluate.proxies.trial`), from its table.
+
+        A size (params, flops) that it lacks is looked for in the evaluator's own table.
+
+        Raises:
+            UserError: there is no such table, or it lacks a column that is asked for.
+        """
+        if self.config.proxies is None:
+            raise UserError(
+                "the strategy asks for zero-cost proxies, and the evaluator tabular builds no networks: name a table "
+                "of them in evaluator.config.proxies, or leave the strategy's option proxies out"
+            )
+        found = open_scores(self.config.proxies.table, self.table)
+        own = {str(name): column for name, column in self.config.proxies.columns.items()}
+        return found.payload(architectures, [str(name) for name in names], own)
 
     def evaluate(self, model: Any, context: TrialContext) -> dict[str, float]:
         """`answer` for the assignment; `model` is not used. Raises what `answer` raises."""
