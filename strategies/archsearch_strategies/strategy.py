@@ -185,6 +185,12 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Note:
+    name: str
+    value: JsonObject
+
+
+@dataclass(frozen=True)
 class Stop:
     number: int
 
@@ -196,7 +202,7 @@ class Compute:
     compute: Callable[[], Json]
 
 
-Output = Submit | Stage | Stop | Compute
+Output = Submit | Stage | Note | Stop | Compute
 
 
 class _Pause:
@@ -383,6 +389,10 @@ class Run:
     def stage(self, name: str) -> None:
         """Mark the beginning of a phase; status and ledger show it."""
         self._outputs.append(Stage(name))
+
+    def note(self, name: str, value: JsonObject) -> None:
+        """Record what the strategy found out, JSON, in place of its earlier note of that name; the summary shows it."""
+        self._outputs.append(Note(name, value))
 
     def stop(self, trial: Trial) -> None:
         """Ask a running trial to end with what it has (state pruned). Without effect on a finished one."""

@@ -114,6 +114,14 @@ class Staged(RecordBase):
     name: str
 
 
+class Noted(RecordBase):
+    """Output: what the strategy found out, in place of its earlier note of that name."""
+
+    type: Literal["noted"] = "noted"
+    name: str
+    value: JsonObject
+
+
 class StopAsked(RecordBase):
     """Output: the strategy wants a trial to end with what it has."""
 
@@ -256,7 +264,7 @@ class Closed(RecordBase):
 
 
 Record = (
-    Experiment | Opened | Accepted | Prior | Facts | Submitted | Added | Staged | StopAsked | Stopped | Leased
+    Experiment | Opened | Accepted | Prior | Facts | Submitted | Added | Staged | Noted | StopAsked | Stopped | Leased
     | Reported | Returned | Reclaimed | Result | Discarded | Handed | Memo | Suspended | Resumed | Ended | Exported
     | Reopened | Closed
 )  # fmt: skip

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from archsearch.errors import NonDeterministic
 from archsearch.spec.base import JsonObject
 from archsearch_strategies.driver import records as r
+from archsearch_strategies.driver.prior import to_points
 from archsearch_strategies.driver.trials import COUNTED, Row, TrialTable
-from archsearch_strategies.strategy import CHECKPOINT_OF, Compute, Execution, Json, Result, Stage, Stop, Submit
+from archsearch_strategies.strategy import CHECKPOINT_OF, Compute, Execution, Json, Note, Result, Stage, Stop, Submit
 
-OutputRecord = r.Submitted | r.Staged | r.StopAsked
+OutputRecord = r.Submitted | r.Staged | r.Noted | r.StopAsked
 
 
 def trial_seed(seed: int, architecture_hash: str, replicate: int) -> int:
@@ -164,7 +165,7 @@ class DurableRun:
         return number - sum(added < number for added in self._table.added)
 
     def _numbered(self, record: OutputRecord) -> OutputRecord:
-        if isinstance(record, r.Staged):
+        if isinstance(record, r.Staged | r.Noted):
             return record
         update: JsonObject = {"number": self._of_table(record.number)}
         if isinstance(record, r.Submitted) and CHECKPOINT_OF in record.params:
@@ -176,7 +177,7 @@ class DurableRun:
             number += added <= number
         return number
 
-    def _record(self, output: Submit | Stage | Stop) -> OutputRecord:
+    def _record(self, output: Submit | Stage | Note | Stop) -> OutputRecord:
         if isinstance(output, Submit):
             trial = output.trial
             return r.Submitted(
@@ -190,6 +191,8 @@ class DurableRun:
             )
         if isinstance(output, Stage):
             return r.Staged(name=output.name)
+        if isinstance(output, Note):
+            return r.Noted(name=output.name, value=output.value)
         return r.StopAsked(number=output.number)
 
 
@@ -204,4 +207,6 @@ def _show(record: OutputRecord) -> str:
         return f"trial {record.number}: {record.kind.value} of {what}{extra}, replicate {record.replicate}"
     if isinstance(record, r.Staged):
         return f"the stage {record.name!r}"
+    if isinstance(record, r.Noted):
+        return f"the note {record.name!r}: {json.dumps(record.value, sort_keys=True)}"
     return f"the stop of trial {record.number}"

@@ -51,6 +51,10 @@ class Summary(Model):
     retrained: list[TrialSummary] = Field(
         default_factory=list, description="Trials that trained one of the best again after the search; by number."
     )
+    alarms: list[AlarmSummary] = Field(
+        default_factory=list, description="What trials warned of, for example a collapse; the newest 20."
+    )
+    notes: dict[str, JsonObject] = Field(default_factory=dict, description="What the strategy found out, by name.")
     model_trial: int | None = Field(default=None, description="Number of the trial whose weights the model has.")
     model: str = Field(default="", description="Key of the exported model's folder below the run's, empty without one.")
     gpu_seconds: float = 0.0
@@ -82,6 +86,8 @@ def summarize(
         best=[_trial(row) for row in table.best],
         pareto=[_trial(row) for row in table.pareto] if len(table.objectives) > 1 else [],
         retrained=[_trial(row) for row in table.added.values() if row.finished],
+        alarms=[AlarmSummary(number=a.number, step=a.step, message=a.message) for a in table.curves.alarms],
+        notes=dict(table.notes),
         model_trial=exported.number if exported is not None and not exported.error else None,
         model=BEST_FOLDER if exported is not None and not exported.error else "",
         gpu_seconds=table.gpu_seconds,

@@ -149,6 +149,7 @@ class TrialTable:
         self.prior: r.Prior | None = None
         self.facts: r.Facts | None = None
         self._stage = ""
+        self.notes: dict[str, JsonObject] = {}  # the strategy's, by name
         self.ended: r.Ended | None = None
         self.exported: r.Exported | None = None
         self.suspended = False
@@ -167,7 +168,9 @@ class TrialTable:
         for document in documents:
             record = r.parse(document)
             self.apply(record)
-            if isinstance(record, r.Prior | r.Facts | r.Handed | r.Memo | r.Submitted | r.Staged | r.StopAsked):
+            if isinstance(
+                record, r.Prior | r.Facts | r.Handed | r.Memo | r.Submitted | r.Staged | r.Noted | r.StopAsked
+            ):
                 kept.append(record)
         return kept
 
@@ -249,6 +252,9 @@ class TrialTable:
 
     def _staged(self, record: r.Staged) -> None:
         self._stage = record.name
+
+    def _note(self, record: r.Noted) -> None:
+        self.notes[record.name] = record.value
 
     def _stop(self, record: r.StopAsked | r.Stopped) -> None:
         row = self.rows[record.number]
@@ -412,6 +418,7 @@ _HANDLERS: dict[type, Callable[[TrialTable, Any], None]] = {
     r.Submitted: TrialTable._submitted,
     r.Added: TrialTable._added,
     r.Staged: TrialTable._staged,
+    r.Noted: TrialTable._note,
     r.StopAsked: TrialTable._stop,
     r.Stopped: TrialTable._stop,
     r.Leased: TrialTable._leased,
