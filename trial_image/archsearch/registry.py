@@ -1,4 +1,4 @@
-"""Strategies, spaces and evaluators by name, from entry points: ours and those of any installed package."""
+"""Strategies, spaces, evaluators and supernet trainers by name, from entry points: ours and those of any installed package."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from archsearch.errors import UserError
 
-Group = Literal["archsearch.strategies", "archsearch.spaces", "archsearch.evaluators"]
+Group = Literal["archsearch.strategies", "archsearch.spaces", "archsearch.evaluators", "archsearch.supernets"]
 
 _WORDS = {
     "archsearch.strategies": "strategy",
     "archsearch.spaces": "search space",
     "archsearch.evaluators": "evaluator",
+    "archsearch.supernets": "supernet trainer",
 }
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from archsearch.errors import UserError
 from archsearch.nn.describe import collect
 from archsearch.nn.mutables import InputChoice, LayerChoice, Mutable
 from archsearch.nn.values import Value, ValueModule
-from archsearch.space import Architecture, Categorical, Choice, Decision, Subset
-from archsearch.supernet.elastic import Elastic
+from archsearch.space import Architecture, Choice, Decision, Subset
+from archsearch.supernet.elastic import Elastic, widen
 from archsearch.supernet.mixing import mix
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Supernet:
 
     Args:
         model: is made the supernet, in place.
+        normalise_pools: normalise the outputs of candidates named ..._pool_... by their batch's statistics (Liu 2019,
+            section 3): in a mixture they would otherwise outweigh the others.
         mixers: what computes a mixture of several weighted candidates of a layer choice, by the choice's name, in place
             of their plain weighted sum (partial channels, say).
 
@@ -52,8 +55,12 @@ class Supernet:
         UserError: the model has no choices, or one whose parameters architectures cannot share.
     """
 
-    def __init__(self, model: nn.Module, *, mixers: Mapping[str, Mixer] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, *, normalise_pools: bool = False, mixers: Mapping[str, Mixer] | None = None
+    ) -> None:
+        widen(model)
         self.model = model
+        self.normalise_pools = normalise_pools
         self.space, self._fixing = collect(model)
         if not self.space.choices:
             raise UserError(f"{type(model).__name__} has no choices: there is no supernet of it")
@@ -141,11 +148,15 @@ class Supernet:
     def layer(self, choice: LayerChoice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = self.name(choice)
         mixture = self.mixture(name)
-        if mixture.weights is None and len(mixture.chosen) == 1:
-            return choice[mixture.chosen[0]](*args, **kwargs)
-        modules = [choice[i] for i in mixture.chosen]
+        modules = [self._candidate(choice, i) for i in mixture.chosen]
+        if mixture.weights is None and len(modules) == 1:
+            return modules[0](*args, **kwargs)
         mixer = self.mixers.get(name)
         return mixer(modules, args, kwargs, mixture) if mixer else mix(modules, args, kwargs, mixture.weights)
+
+    def _candidate(self, choice: LayerChoice, i: int) -> nn.Module:
+        module = choice[i]
+        return Normalised(module) if self.normalise_pools and "pool" in choice.names[i] else module
 
     def inputs(self, choice: InputChoice, makers: Sequence[Callable[[], Any]]) -> Any:
         mixture = self.mixture(self.name(choice))
@@ -175,18 +186,19 @@ class Supernet:
         return self.architecture[name]
 
 
+class Normalised(nn.Module):
+    """A module whose output is normalised by channel with the statistics of the batch. No parameters, no state."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return functional.batch_norm(self.module(*args, **kwargs), None, None, training=True)
+
+
 def positions(choice: Choice, decision: Decision) -> tuple[int, ...]:
     """Where a decision stands among its choice's options; several for a subset."""
     if isinstance(decision, tuple):
         return tuple(choice.options.index(each) for each in decision)
     return (choice.options.index(decision),)
-
-
-def unmixable(choices: Sequence[Choice]) -> list[str]:
-    """Why these choices cannot be mixed: one sentence for each that can only be decided."""
-    return [
-        f"{choice.where} is a choice of values, which cannot be mixed: take a strategy that samples (spos, enas, "
-        "regularized-evolution, …), or make it a layer choice"
-        for choice in choices
-        if not isinstance(choice, Categorical | Subset)
-    ]

@@ -1,0 +1,96 @@
+"""Steps on the shared weights: SGD, its schedule, clipping, mixed precision. Imports torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from archsearch.errors import UserError
+from archsearch.evaluate.optimization import load_slots, slots_of
+from archsearch.spec.base import JsonObject
+
+if TYPE_CHECKING:
+    from archsearch.supernet.options import SupernetConfig
+
+
+def rate(config: SupernetConfig, done: int, total: int) -> float:
+    """The learning rate of a step, of `total` in all: a cosine (Loshchilov & Hutter 2017), a line, or constant."""
+    highest, lowest = config.learning_rate, config.minimum_learning_rate
+    if config.schedule == "constant":
+        return highest
+    part = done / max(1, total)
+    left = 0.5 * (1 + math.cos(math.pi * part)) if config.schedule == "cosine" else 1 - part
+    return lowest + (highest - lowest) * left
+
+
+class WeightOptimizer:
+    """SGD on shared weights. Parameters without a gradient (of paths that took no part) are left alone.
+
+    Args:
+        total: steps of the whole training, for the schedule.
+        device: of the parameters.
+
+    Raises:
+        UserError: there is nothing to train.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], config: SupernetConfig, total: int, device: str) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        if not self.parameters:
+            raise UserError(
+                "the supernet has no parameters to train: take another space, or a strategy without weights"
+            )
+        self.config, self.total = config, total
+        self.optimizer = torch.optim.SGD(
+            self.parameters,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov and config.momentum > 0,
+            fused=True,
+        )
+        self.scaler: Any = torch.amp.GradScaler(device) if config.precision == "float16" else None
+
+    def zero(self) -> None:
+        """Forget all gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def step(self, loss: Tensor, done: int) -> None:
+        """Change the weights along the gradient of `loss`, as step number `done`."""
+        self.zero()
+        self.backward(loss)
+        self.apply(done)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients."""
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        scaled.backward()
+
+    def apply(self, done: int, *, learning_rate: float | None = None) -> None:
+        """Clip the gradients that are there and step, at the schedule's rate or the one given."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.config, done, self.total) if learning_rate is None else learning_rate
+        if self.scaler is not None and self.config.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_([p for p in self.parameters if p.grad is not None], self.config.clip_norm)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    def state(self) -> tuple[dict[str, Tensor], JsonObject]:
+        """For a checkpoint."""
+        tensors, scalars = slots_of(self.optimizer)
+        return tensors, {"scalars": scalars, "scaler": self.scaler.state_dict() if self.scaler is not None else {}}
+
+    def restore(self, tensors: dict[str, Tensor], state: JsonObject) -> None:
+        """Go on from `state`."""
+        load_slots(self.optimizer, tensors, state["scalars"])
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])

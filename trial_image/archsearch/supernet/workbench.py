@@ -1,0 +1,296 @@
+"""What a supernet's trainer works with: data in two parts, raw models, randomness, and what a checkpoint holds.
+Imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from archsearch.errors import UserError
+from archsearch.evaluate.data.splits import Part
+from archsearch.evaluate.optimization import host_copy, load_slots, slots_of
+from archsearch.evaluate.validation import validate
+from archsearch.space import Rng
+from archsearch.spec.base import JsonObject
+from archsearch.supernet import weights
+
+if TYPE_CHECKING:
+    from archsearch.evaluate.measuring import Inputs
+    from archsearch.evaluate.tasks import Task
+    from archsearch.supernet.options import SupernetConfig
+    from archsearch.trial.context import TrialContext
+
+_SPLIT, _ORDER, _ARCHITECTURE_ORDER, _STEP = 0xA5A5A5A5, 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD1B54A32D192ED03
+Tensors = dict[str, Tensor]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What else than modules and optimizers a trainer may keep."""
+
+    def state(self) -> tuple[Tensors, JsonObject]: ...
+
+    def restore(self, tensors: Tensors, state: JsonObject) -> None: ...
+
+
+@runtime_checkable
+class Extra(Protocol):
+    """A module with more to keep than its tensors."""
+
+    def extra_state(self) -> JsonObject: ...
+
+    def load_extra_state(self, state: JsonObject) -> None: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prepared (and, for weights, augmented) inputs and their targets, on the device."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+class Workbench:
+    """The surroundings of one supernet trial.
+
+    Args:
+        build: makes the network with all its choices, weights drawn from the global random state.
+        source: tensors and state of the earlier supernet trial that this one begins with; None: it begins afresh.
+        inputs: what one input is, for costs; None where it is not known.
+    """
+
+    def __init__(
+        self,
+        context: TrialContext,
+        config: SupernetConfig,
+        task: Task,
+        build: Callable[[], nn.Module],
+        *,
+        inputs: Inputs | None = None,
+        source: tuple[Tensors, JsonObject] | None = None,
+    ) -> None:
+        self.context, self.config, self.task = context, config, task
+        self.device, self.seed = context.device, context.seed
+        self.input, self.inputs = source, inputs
+        self._build = build
+        self._kept: dict[str, Any] = {}
+        self._parts: tuple[Part, Part] | None = None
+        self.validation = task.validation.to(self.device)
+        self.epoch = self.step = 0  # the position; the loop moves it
+        self._orders: dict[tuple[int, int, int], Tensor] = {}
+        if config.precision == "float16" and self.device == "cpu":
+            raise UserError("precision float16 needs a GPU, and here is none: use bfloat16 or float32")
+
+    # --- networks
+
+    def model(self) -> nn.Module:
+        """A new network with all its choices, on the device."""
+        made = self._build().to(self.device)
+        if self.config.channels_last and any(parameter.dim() == 4 for parameter in made.parameters()):
+            made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return made
+
+    def load_shared(self, model: nn.Module) -> bool:
+        """Give a network the shared weights that the trial begins with.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            UserError: they are another network's.
+        """
+        if self.input is None:
+            return False
+        weights.load_shared(model, self.input[0])
+        return True
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Networks' forward passes belong in it, losses do not."""
+        if self.config.precision == "float32":
+            return contextlib.nullcontext()
+        kind = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float16
+        return torch.autocast(self.device, dtype=kind)
+
+    def loss(self, model: nn.Module | Callable[..., Any], batch: Batch) -> Tensor:
+        """The task's loss of a network on a batch, with its auxiliary output at 0.4 where it gives one."""
+        with self.autocast():
+            output = model(batch.inputs)
+        output, auxiliary = output if isinstance(output, (tuple, list)) else (output, None)
+        loss = self.task.loss(output.float(), batch.targets)
+        return loss if auxiliary is None else loss + 0.4 * self.task.loss(auxiliary.float(), batch.targets)
+
+    def validate(self, model: nn.Module, *, limit: int | None = None) -> dict[str, float]:
+        """The evaluator's metrics of a network, in eval mode, on the validation examples or the first `limit`."""
+        return validate(model, self.task, self.validation, self.device, self.autocast, limit=limit)
+
+    # --- data
+
+    @property
+    def weight_part(self) -> Part:
+        """The examples that weights are trained on."""
+        return self._split()[0]
+
+    @property
+    def architecture_part(self) -> Part:
+        """The examples that only the architecture is learned on; disjoint from the former."""
+        return self._split()[1]
+
+    def _split(self) -> tuple[Part, Part]:
+        if self._parts is None:
+            whole = self.task.train
+            order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(_SPLIT))
+            count = round(len(whole) * self.config.architecture_share)
+            if not 0 < count < len(whole):
+                raise UserError(
+                    f"architectureShare {self.config.architecture_share:g} of {len(whole)} training examples leaves "
+                    "none for one of the two parts: use more examples or another share"
+                )
+            self._parts = (_rows(whole, order[count:]).to(self.device), _rows(whole, order[:count]).to(self.device))
+        return self._parts
+
+    @property
+    def steps(self) -> int:
+        """Weight steps of an epoch."""
+        return batches(len(self.weight_part), self.config.batch_size)
+
+    @property
+    def done(self) -> int:
+        """Weight steps so far."""
+        return self.epoch * self.steps + self.step
+
+    def weight_batch(self) -> Batch:
+        """The weights' batch of the present position, augmented."""
+        return self._batch(self.weight_part, _ORDER, self.done, augmented=True)
+
+    def architecture_batch(self, number: int | None = None) -> Batch:
+        """A batch of the architecture's examples, not augmented: of the present step, or of a running number."""
+        return self._batch(self.architecture_part, _ARCHITECTURE_ORDER, self.done if number is None else number)
+
+    def calibration(self, count: int) -> Iterator[Tensor]:
+        """Inputs of `count` batches of the weights' examples, the same at every call, to measure statistics on."""
+        for number in range(count):
+            yield self._batch(self.weight_part, _ORDER, number).inputs
+
+    def _batch(self, part: Part, salt: int, number: int, *, augmented: bool = False) -> Batch:
+        """Batch `number` of an endless sequence of passes, each in an order that follows from seed and pass alone."""
+        size = self.config.batch_size
+        count = batches(len(part), size)
+        turn, place = divmod(number, count)
+        order = self._order(len(part), salt, turn)
+        chosen = order[place * size : None if place == count - 1 else (place + 1) * size]
+        inputs, targets = part.batch(chosen, self.device)
+        inputs = self.task.prepare(inputs)
+        if augmented:
+            inputs, targets = self.task.augment(inputs, targets, lambda: self.generator(_STEP, number))
+        if self.config.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return Batch(inputs, targets)
+
+    def _order(self, count: int, salt: int, turn: int) -> Tensor:
+        key = (count, salt, turn)
+        if key not in self._orders:
+            for old in [each for each in self._orders if each[:2] == key[:2]]:
+                del self._orders[old]
+            self._orders[key] = torch.randperm(count, generator=self.generator(salt, turn))
+        return self._orders[key]
+
+    # --- randomness
+
+    def generator(self, salt: int, number: int) -> torch.Generator:
+        """Torch randomness of its own for each number, whatever was drawn before."""
+        return torch.Generator().manual_seed((self.seed * salt + number) % 2**63)
+
+    def rng(self, label: str) -> Rng:
+        """Randomness for architectures, a function of the trial's seed and the label."""
+        return Rng(self.seed).fork(label)
+
+    # --- checkpoints
+
+    def keep(self, name: str, thing: nn.Module | torch.optim.Optimizer | Stateful) -> None:
+        """Have checkpoints hold a module, an optimizer or something with `state` and `restore`.
+
+        The name `model` is the supernet's: its tensors are the shared weights that later trials begin with.
+        """
+        self._kept[name] = thing
+
+    def snapshot(self) -> tuple[Tensors, JsonObject]:
+        """Everything kept, copied to host memory: tensors named KEPT.NAME, and JSON."""
+        tensors: Tensors = {}
+        scalars: JsonObject = {}
+        for name, thing in self._kept.items():
+            held, state = _state(thing)
+            tensors |= {f"{name}.{key}": value for key, value in held.items()}
+            if state:
+                scalars[name] = state
+        return tensors, scalars
+
+    def restore(self, tensors: Tensors, scalars: JsonObject) -> None:
+        """Go on from what `snapshot` gave."""
+        for name, thing in self._kept.items():
+            prefix = f"{name}."
+            held = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            _load(thing, held, scalars.get(name, {}))
+
+    def shared(self) -> tuple[Tensors, JsonObject]:
+        """What later trials begin with: the shared weights by their own names, all else behind `weights.OTHER`."""
+        tensors, scalars = self.snapshot()
+        named = {
+            name.removeprefix("model.") if name.startswith("model.") else f"{weights.OTHER}{name}": value
+            for name, value in tensors.items()
+        }
+        return named, {"kept": scalars}
+
+    def take_over(self, name: str) -> bool:
+        """Give something that is kept the state that it had at the end of the trial that this one begins with.
+
+        Returns:
+            Whether there was any.
+        """
+        if self.input is None:
+            return False
+        tensors, state = self.input
+        prefix = f"{weights.OTHER}{name}."
+        held = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        kept = state.get("kept", {}).get(name, {})
+        if not held and not kept:
+            return False
+        _load(self._kept[name], held, kept)
+        return True
+
+
+def batches(count: int, size: int) -> int:
+    """Batches of a pass. A last batch of one would fail in batch normalization: the batch before takes it in."""
+    return max(1, math.ceil(count / size) - (1 if count % size == 1 and size > 1 else 0))
+
+
+def _rows(part: Part, chosen: Tensor) -> Part:
+    return Part(part.inputs, part.labels, chosen if part.rows is None else part.rows[chosen])
+
+
+def _state(thing: Any) -> tuple[Tensors, JsonObject]:
+    if isinstance(thing, torch.optim.Optimizer):
+        return slots_of(thing)
+    if isinstance(thing, nn.Module):
+        extra = thing.extra_state() if isinstance(thing, Extra) else {}
+        found = {n: host_copy(v) for n, v in thing.state_dict().items() if isinstance(v, Tensor)}
+        return found, extra
+    held, state = thing.state()
+    return {name: host_copy(value) for name, value in held.items()}, state
+
+
+def _load(thing: Any, tensors: Tensors, state: JsonObject) -> None:
+    if isinstance(thing, torch.optim.Optimizer):
+        load_slots(thing, tensors, state)
+    elif isinstance(thing, nn.Module):
+        thing.load_state_dict(tensors)
+        if isinstance(thing, Extra):
+            thing.load_extra_state(state)
+    else:
+        thing.restore(tensors, state)
