@@ -72,6 +72,14 @@ def _short(value: str) -> str:
         return value
 
 
+def alarm_text(status: SearchStatus) -> str:
+    """trial 1, step 30: the search collapses (and 2 more); empty without one."""
+    if not status.alarms:
+        return ""
+    last, more = status.alarms[-1], len(status.alarms) - 1
+    return f"trial {last.number}, step {last.step}: {last.message}" + (f" (and {more} more)" if more else "")
+
+
 def _waiting(status: SearchStatus) -> str:
     return f"{status.waiting.reason}: {status.waiting.message}" if status.waiting else ""
 
@@ -87,7 +95,8 @@ class PlainDisplay:
 
     def update(self, status: SearchStatus) -> None:
         best = status.best[0] if status.best else None
-        news = (status.stage, status.progress, finished(status), best and best.number, _waiting(status))
+        alarm = alarm_text(status)
+        news = (status.stage, status.progress, finished(status), best and best.number, _waiting(status), alarm)
         rate = self._rate.per_minute(status)
         if news == self._last:
             return
@@ -101,6 +110,8 @@ class PlainDisplay:
             parts.append(f"ETA {status.eta}")
         if status.waiting:
             parts.append(f"waiting: {_waiting(status)}")
+        if alarm:
+            parts.append(f"alarm: {alarm}")
         self._stream.write(" | ".join(parts) + "\n")
         self._stream.flush()
 
@@ -148,6 +159,7 @@ class LiveDisplay:
             ("ETA", status.eta or "…"),
             ("stage", status.stage),
             ("waiting", _waiting(status)),
+            ("alarm", alarm_text(status)),
         ]
         for label, text in rows:
             if text:

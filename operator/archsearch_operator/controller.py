@@ -57,7 +57,7 @@ class Controller:
         self._queue: WorkQueue[Key] = WorkQueue()
         self._applied: dict[Key, tuple[str, float]] = {}  # digest of the children, and when they were applied
         self._cleaned: dict[Key, str] = {}  # mark of what was taken down
-        self._told: dict[Key, tuple[str, dict[str, int]]] = {}  # uid, and the count in the Event of each failure class
+        self._told: dict[Key, tuple[str, dict[str, int]]] = {}  # uid, and what its Events tell of failures and alarms
 
     def observe(self, resource: str, kind: str | None, body: JsonObject) -> None:
         """A watch event: ADDED, MODIFIED, DELETED, or None for what the first LIST brought."""
@@ -163,7 +163,7 @@ class Controller:
                 observed = replace(observed, job=await self._create(key, observed, plan, plan.experiment))
                 plan = decide(observed, self._settings)
             await self._publish(observed, plan)
-            await self._tell_failures(key, observed)
+            await self._tell(key, observed)
             if plan.delete:
                 await self._client.delete(names.KIND, key.namespace, key.name, raw["metadata"]["uid"])
                 return None
@@ -238,7 +238,7 @@ class Controller:
             raise
         self._experiments.observe(written, time.monotonic())
 
-    async def _tell_failures(self, key: Key, observed: Observed) -> None:
+    async def _tell(self, key: Key, observed: Observed) -> None:
         uid = observed.raw["metadata"]["uid"]
         known, told = self._told.get(key, ("", {}))
         if known != uid:
@@ -248,6 +248,10 @@ class Controller:
             if failure_class != "preempted" and told.get(failure_class) != count:
                 await self._post(events.failure_event(observed.raw, failure_class, count, observed.now), again=True)
                 told[failure_class] = count
+        for alarm in observed.search.alarms:
+            if alarm.identity not in told:
+                await self._post(events.alarm_event(observed.raw, alarm, observed.now))
+                told[alarm.identity] = 1
 
     async def _post(self, event: JsonObject, *, again: bool = False) -> None:
         """Events are worth no retry: one that fails is logged and forgotten."""

@@ -1,4 +1,4 @@
-"""Kubernetes Events of an experiment: one for each transition, and one for each class of failure that counts up.
+"""Kubernetes Events of an experiment: one for each transition and alarm, and one for each class of failure.
 
 Their names follow from what they tell, so that a step done twice (a crash between two writes) tells it once.
 """
@@ -10,7 +10,7 @@ import hashlib
 from archsearch.spec import names, reasons
 from archsearch.spec.base import JsonObject
 from archsearch_operator.objects import MANAGED_BY
-from archsearch_operator.observe import clip, timestamp
+from archsearch_operator.observe import Alarm, clip, timestamp
 
 NORMAL, WARNING = "Normal", "Warning"
 REASON_TRIALS_FAILED = "TrialsFailed"
@@ -83,6 +83,12 @@ def failure_event(raw: JsonObject, failure_class: str, count: int, now: float) -
     text = f"{count} failed {attempts} ({failure_class}); archsearch trials shows each with its last lines"
     made = event(raw, WARNING, REASON_TRIALS_FAILED, text, told=f"failures/{failure_class}", now=now)
     return made | {"count": count}
+
+
+def alarm_event(raw: JsonObject, alarm: Alarm, now: float) -> JsonObject:
+    """The Event of a trial's warning: one for each."""
+    text = f"trial {alarm.number}, step {alarm.step}: {alarm.message}"
+    return event(raw, WARNING, reasons.ARCHITECTURE_COLLAPSE, text, told=alarm.identity, now=now)
 
 
 def event(raw: JsonObject, kind: str, reason: str, message: str, *, told: str, now: float) -> JsonObject:

@@ -35,6 +35,19 @@ class Trouble:
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """What a trial warned of."""
+
+    number: int
+    step: int
+    message: str
+
+    @property
+    def identity(self) -> str:
+        return f"alarm/{self.number}/{self.step}"
+
+
+@dataclass(frozen=True)
 class Search:
     """The driver's part of the status."""
 
@@ -45,6 +58,7 @@ class Search:
     waiting: Trouble | None = None
     running: int = 0
     failures: tuple[tuple[str, int], ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     updated: float = 0.0
 
     @property
@@ -86,6 +100,10 @@ def read_search(raw: JsonObject) -> Search:
         if waiting.get("reason")
         else None,
         running=int((found.get("trials") or {}).get("running") or 0),
+        alarms=tuple(
+            Alarm(int(each.get("number", 0)), int(each.get("step", 0)), str(each.get("message", "")))
+            for each in found.get("alarms") or ()
+        ),
         failures=tuple(sorted((str(k), int(v)) for k, v in (found.get("failures") or {}).items() if v)),
         updated=epoch(found.get("updatedTime")),
     )

@@ -11,7 +11,7 @@ from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.session import Session
 from archsearch_strategies.driver.summary import BEST_FOLDER
 from archsearch_strategies.driver.trials import Row, TrialTable
-from archsearch_strategies.strategy import objective_values
+from archsearch_strategies.strategy import CHECKPOINT_OF, objective_values
 
 
 class Finish:
@@ -128,6 +128,7 @@ def export_row(row: Row) -> Row:
     if "checkpoint" in row.artifacts:
         params["checkpoint"] = row.artifacts["checkpoint"]
     elif row.kind is TrialKind.INHERIT and row.input:
+        params |= {name: value for name, value in row.params.items() if name != CHECKPOINT_OF}
         params |= {"checkpoint": row.input, "inherited": True}
     for name in ("config", FIDELITY):
         if row.params.get(name):

@@ -43,6 +43,9 @@ class DriverMetrics:
             "archsearch_best_objective", "Best value of the first objective.", ["metric"], registry=registry
         )
         self.gpu_seconds = Counter("archsearch_gpu_seconds", "GPU seconds of the run's trials.", registry=registry)
+        self.alarms = Counter(
+            "archsearch_collapse_alarms", "Warnings of the run's trials that a search collapses.", registry=registry
+        )
         self.commits = Counter("archsearch_ledger_commits", "Commits of this driver to its ledger.", registry=registry)
         self.commit_seconds = Counter(
             "archsearch_ledger_commit_seconds", "Time spent in those commits.", registry=registry
@@ -76,6 +79,7 @@ class DriverMetrics:
             metric = table.objectives[0].metric
             self.best.labels(metric).set(table.best[0].metrics[metric])
         self._count_up(self.gpu_seconds, table.gpu_seconds)
+        self._count_up(self.alarms, table.curves.alarmed)
         self.epoch.set(table.epoch)
 
     def observe_session(self, stats: LedgerStats, expired: int) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from archsearch.protocol import TrialState
 from archsearch.spec.base import JsonObject
-from archsearch.spec.status import BestTrial, SearchStatus, TrialCounts, Verdict, Waiting
+from archsearch.spec.status import Alarm, BestTrial, SearchStatus, TrialCounts, Verdict, Waiting
 from archsearch_strategies.driver.trials import Row, TrialTable
 
 BEST_SHOWN = 5
@@ -15,6 +15,7 @@ PARETO_SHOWN = 20
 METRICS_SHOWN = 16
 ARCHITECTURE_BYTES = 1536  # a larger one is left out: it is in the ledger
 MESSAGE_LENGTH = 2048
+ALARM_LENGTH = 512
 
 
 def search_status(
@@ -36,6 +37,10 @@ def search_status(
         if len(table.objectives) > 1
         else [],
         failures={failure.value: number for failure, number in sorted(table.failures.items())},
+        alarms=[
+            Alarm(number=each.number, step=each.step, message=each.message[:ALARM_LENGTH])
+            for each in table.curves.alarms
+        ],
         verdict=verdict.model_copy(update={"message": verdict.message[:MESSAGE_LENGTH]}),
         waiting=waiting and waiting.model_copy(update={"message": waiting.message[:MESSAGE_LENGTH]}),
         eta="" if eta_seconds is None else duration(eta_seconds),

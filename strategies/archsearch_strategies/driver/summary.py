@@ -29,6 +29,14 @@ class TrialSummary(Model):
     artifacts: dict[str, str] = Field(default_factory=dict)
 
 
+class AlarmSummary(Model):
+    """What a trial warned of while it ran."""
+
+    number: int
+    step: int
+    message: str
+
+
 class Summary(Model):
     """How a run ended, or where it stands.
 
@@ -55,6 +63,9 @@ class Summary(Model):
         default_factory=list, description="What trials warned of, for example a collapse; the newest 20."
     )
     notes: dict[str, JsonObject] = Field(default_factory=dict, description="What the strategy found out, by name.")
+    alarms: list[AlarmSummary] = Field(
+        default_factory=list, description="What trials warned of, for example a collapse; the newest 20."
+    )
     model_trial: int | None = Field(default=None, description="Number of the trial whose weights the model has.")
     model: str = Field(default="", description="Key of the exported model's folder below the run's, empty without one.")
     gpu_seconds: float = 0.0
@@ -88,6 +99,7 @@ def summarize(
         retrained=[_trial(row) for row in table.added.values() if row.finished],
         alarms=[AlarmSummary(number=a.number, step=a.step, message=a.message) for a in table.curves.alarms],
         notes=dict(table.notes),
+        alarms=[AlarmSummary(number=a.number, step=a.step, message=a.message) for a in table.curves.alarms],
         model_trial=exported.number if exported is not None and not exported.error else None,
         model=BEST_FOLDER if exported is not None and not exported.error else "",
         gpu_seconds=table.gpu_seconds,

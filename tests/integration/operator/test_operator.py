@@ -96,6 +96,7 @@ def test_the_verdict_becomes_conditions_and_events(cluster: Cluster) -> None:
         trials={"running": 2},
         waiting={"reason": reasons.UNSCHEDULABLE, "message": "0/1 nodes have a GPU"},
         failures={"userError": 2},
+        alarms=[{"number": 1, "step": 30, "message": "the cell collapses"}],
     )
     cluster.until_condition("Running", "True", reasons.SEARCHING)
     cluster.until_condition("Accepted", "True", reasons.ACCEPTED)
@@ -116,6 +117,7 @@ def test_the_verdict_becomes_conditions_and_events(cluster: Cluster) -> None:
         ("Normal", "Accepted"),
         ("Warning", reasons.UNSCHEDULABLE),
         ("Warning", "TrialsFailed"),
+        ("Warning", reasons.ARCHITECTURE_COLLAPSE),
         ("Normal", "GoalReached"),
     } <= set(told)
     assert len(told) == len(set(told))

@@ -53,6 +53,21 @@ def test_plain_lines_say_what_changed_and_only_then() -> None:
     assert len(lines) == 3
 
 
+def test_an_alarm_is_shown_by_both(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    alarms = [{"number": 1, "step": step, "message": "the cell collapses"} for step in (30, 31)]
+    with PlainDisplay(SPEC, stream, Rate(lambda: 0.0)) as shown:
+        shown.update(status(4))
+        shown.update(status(4, alarms=alarms))
+        shown.update(status(4, alarms=alarms))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[1].endswith(" | alarm: trial 1, step 31: the cell collapses (and 1 more)")
+    with LiveDisplay("digits", SPEC) as panel:
+        panel.update(status(4, alarms=alarms))
+    assert "trial 1, step 31" in capsys.readouterr().err
+
+
 def test_the_panel_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     with LiveDisplay("digits", SPEC) as shown:
         shown.update(status(7, stage="evolving", eta="3 s"))

@@ -73,9 +73,12 @@ def test_large_architectures_and_many_metrics_stay_out_of_the_status() -> None:
     for number in range(1, 30):
         table.apply(r.Submitted(number=number, kind=TrialKind.EVALUATE, architecture=architecture))
         metrics = {f"m{i}": 0.1 for i in range(200)} | {"accuracy": float(number)}
+        point = MetricPoint(step=number, metrics={}, weights={"c": [0.1] * 1000}, alarm="\N{SNOWMAN}" * 1024)
+        table.apply(r.Reported(number=number, points=[point]))
         table.apply(r.Result(number=number, state=TrialState.SUCCEEDED, metrics=metrics, time=0.0))
     status = search_status(table, max_trials=30, verdict=Verdict(message="m" * 4096), now=0.0)
-    assert len(status.model_dump_json()) < 32 * 1024
+    assert len(status.model_dump_json()) < 64 * 1024
+    assert [(alarm.number, alarm.step) for alarm in status.alarms] == [(number, number) for number in range(10, 30)]
     assert (status.best[0].number, status.best[0].value, status.best[0].architecture) == (29, "29.0", {})
     assert status.updated_time == "1970-01-01T00:00:00Z"
 

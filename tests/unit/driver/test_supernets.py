@@ -92,6 +92,27 @@ async def test_inherit_trials_begin_with_the_supernets_weights(tmp_path: Path, m
     assert (seen[-1].progress, seen[-1].stage) == ("4/12", "inherit")
 
 
+async def test_an_alarm_shows_in_status_summary_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, OneShot)
+    point = {"step": 30, "metrics": {"loss": 0.5}, "weights": {"op0": [0.1, 0.9]}, "alarm": "the cell collapses"}
+
+    class Alarming(fake.FakeLauncher):
+        async def _trial(self, client: fake.Client, grant: Any) -> Any:
+            if grant["assignment"]["kind"] == "supernet":
+                assert (await client.report(grant, points=[point]))[0] == 200
+            return await super()._trial(client, grant)
+
+    driver = Driver(experiment(), open_store(str(tmp_path)), Alarming(worker(tmp_path)))
+    summary = await driver.run()
+    expected = [{"number": 1, "step": 30, "message": "the cell collapses"}]
+    assert [each.to_json() for each in summary.alarms] == expected
+    assert driver.status().to_json()["alarms"] == expected
+    samples = {sample.name: sample.value for family in driver.metrics.registry.collect() for sample in family.samples}
+    assert samples["archsearch_collapse_alarms_total"] == 1
+    reported = [each for each in read_ledger(open_store(str(tmp_path))) if each["type"] == "reported"]
+    assert reported[0]["points"] == [point]
+
+
 @pytest.mark.parametrize("inherits", [1, 0])
 async def test_supernets_keep_their_weights_until_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inherits: int

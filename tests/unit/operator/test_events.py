@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from archsearch.spec import reasons
-from archsearch_operator.events import failure_event, transition_event
+from archsearch_operator.events import alarm_event, failure_event, transition_event
+from archsearch_operator.observe import Alarm
 
 SINCE = "2026-01-01T00:00:00Z"
 
@@ -59,3 +60,12 @@ def test_failures_of_one_class_share_an_event_that_counts(raw: dict[str, Any]) -
     assert one["metadata"]["name"] == three["metadata"]["name"]
     assert (one["count"], three["count"]) == (1, 3)
     assert one["metadata"]["name"] != failure_event(raw, "timeout", 1, 0.0)["metadata"]["name"]
+
+
+def test_each_alarm_is_one_warning(raw: dict[str, Any]) -> None:
+    first, again = (alarm_event(raw, Alarm(1, 30, "the cell collapses"), now) for now in (0.0, 60.0))
+    assert (first["type"], first["reason"]) == ("Warning", "ArchitectureCollapse")
+    assert first["message"] == "trial 1, step 30: the cell collapses"
+    assert first["metadata"]["name"] == again["metadata"]["name"]
+    other = alarm_event(raw, Alarm(2, 30, "the cell collapses"), 0.0)
+    assert other["metadata"]["name"] != first["metadata"]["name"]

@@ -98,7 +98,8 @@ def _rebuild(document: JsonObject, where: str) -> nn.Module:
 def run_export(context: TrialContext) -> kinds.KindResult:
     """Write the trained network below ``context.artifacts``: what `load` reads, and a torch.export program.
 
-    The weights come from the checkpoint that ``params.checkpoint`` names; where none was kept, the network is trained
+    The weights come from the checkpoint that ``params.checkpoint`` names, with ``params.inherited`` from a supernet's
+    (the other params are then those of the inherit trial); where none was kept, the network is trained
     again from the trial's own seed. ``params.formats`` may ask for ``onnx``. What torch cannot trace is left out, the
     rest is exported all the same, and the payload says why.
 
@@ -116,7 +117,8 @@ def run_export(context: TrialContext) -> kinds.KindResult:
             f"the evaluator {assignment.evaluator.name!r} trains no network, so there are no weights to export; the "
             "best architectures are in summary.json"
         )
-    kept = context.load_input()
+    inherits = bool(assignment.params.get("inherited"))
+    kept = None if inherits else context.load_input()
     metrics: dict[str, float] = {}
     interface = {"input": setup.input(), "output": setup.output()}
     if kept is not None:
@@ -127,6 +129,8 @@ def run_export(context: TrialContext) -> kinds.KindResult:
         seed_everything(context.seed)
         network = kinds.network(assignment, setup)
         _load(network, tensors, f"the checkpoint {assignment.params.get('checkpoint')}")
+    elif inherits:
+        network, metrics = _inherited(context, setup)
     else:
         network, metrics = _trained(context, setup)
     model = network.model.to("cpu").eval()
@@ -138,8 +142,24 @@ def run_export(context: TrialContext) -> kinds.KindResult:
         formats=formats,
         output=interface["output"],
     )
-    payload["weights"] = "checkpoint" if kept is not None else "trained"
+    payload["weights"] = "inherited" if inherits else "checkpoint" if kept is not None else "trained"
     return kinds.KindResult(metrics, payload)
+
+
+def _inherited(context: TrialContext, setup: kinds.Setup) -> tuple[kinds.Network, dict[str, float]]:
+    """The network as its inherit trial had it: shared weights, the normalizations' statistics measured anew."""
+    from archsearch.supernet.run import check_digest, inherited, run_inherit
+
+    assignment = context.assignment
+    if assignment.architecture is None:
+        raise UserError("an export needs an architecture, the assignment holds none")
+    seed_everything(context.seed, context.device)
+    whole, model_space = setup.build(assignment.model_space)
+    space = describe_space(whole)
+    check_digest(space, assignment.space_digest)
+    architecture = space.validate(assignment.architecture)
+    model = inherited(context, whole, architecture)
+    return kinds.Network(model, architecture, space, model_space), run_inherit(context, setup, model)
 
 
 def _trained(context: TrialContext, setup: kinds.Setup) -> tuple[kinds.Network, dict[str, float]]:

@@ -22,6 +22,9 @@ SUSPENDED = "Suspended"
 NOT_SUSPENDED = "NotSuspended"
 FINISHED = "Finished"
 
+# Events only
+ARCHITECTURE_COLLAPSE = "ArchitectureCollapse"  # a supernet's architecture degenerates, mostly to skip connections
+
 # Succeeded, Failed
 GOAL_REACHED = "GoalReached"  # an objective's target was met
 MAX_TRIALS_REACHED = "MaxTrialsReached"  # budget.maxTrials trials are finished

@@ -50,6 +50,16 @@ class BestTrial(Model):
     architecture: FreeForm = Field(default_factory=dict, description="The architecture, a decision for each choice.")
 
 
+class Alarm(Model):
+    """What a running trial warns of."""
+
+    number: Count = Field(description="Number of the trial.")
+    step: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] = Field(default=0, description="Its epoch or step.")
+    message: Annotated[str, StringConstraints(max_length=512)] = Field(
+        default="", description="What goes wrong, and what to do."
+    )
+
+
 class Verdict(Model):
     """What the driver says of the experiment; the operator makes conditions and Events of it."""
 
@@ -84,6 +94,9 @@ class SearchStatus(Model):
     )
     failures: Annotated[dict[str, Count], Field(max_length=16)] = Field(
         default_factory=dict, description="Failed attempts by class."
+    )
+    alarms: Annotated[list[Alarm], Field(max_length=20)] = Field(
+        default_factory=list, description="What trials warned of, the newest last: an architecture search collapses."
     )
     verdict: Verdict = Field(default_factory=Verdict, description="What the strategy pod says of the experiment.")
     waiting: Waiting | None = Field(default=None, description="What the search waits for; absent: nothing.")
