@@ -69,12 +69,19 @@ def open_run_store(settings: DriverSettings, *, secrets: Path, ca_bundle: Path) 
         UserError: the URI, the endpoint or the keys cannot be used.
     """
     storage = settings.storage
+    uri = run_uri(storage.uri, settings.namespace, settings.experiment, settings.uid)
+    return open_other_store(settings, uri, secrets=secrets, ca_bundle=ca_bundle)
+
+
+def open_other_store(settings: DriverSettings, uri: str, *, secrets: Path, ca_bundle: Path) -> Store:
+    """The store at `uri`, with the endpoint and the keys of the run's own. Raises as `open_run_store`."""
+    storage = settings.storage
     credentials = Credentials.from_directory(secrets) if storage.secret_name else None
     if storage.secret_name and credentials is None:
         keys = " and ".join(names.STORAGE_SECRET_KEYS[:2])
         raise UserError(f"spec.storage.secretName: the Secret {storage.secret_name!r} holds no {keys}; add them")
     return open_store(
-        run_uri(storage.uri, settings.namespace, settings.experiment, settings.uid),
+        uri,
         endpoint=storage.endpoint,
         region=storage.region,
         path_style=storage.path_style,
@@ -153,6 +160,9 @@ class StrategyPod:
                 uri=store.uri, endpoint=storage.endpoint, region=storage.region, path_style=storage.path_style
             ),
             labels=trial_labels(self._settings),
+            open_earlier=lambda uri: open_other_store(
+                self._settings, uri, secrets=Path(names.PATH_STORAGE_SECRET), ca_bundle=Path(names.PATH_CA_BUNDLE)
+            ),
         )
         self._generation = experiment.metadata.generation
         if self._told_to_go.is_set():

@@ -25,8 +25,8 @@ FORMAT_VERSION = 1
 
 async def find_space(
     store: Store, spec: ExperimentSpec, accepted: str | None, control: Callable[[Row], Awaitable[Row]]
-) -> SearchSpace:
-    """The search space of a run: the kept one, or what a worker describes.
+) -> tuple[SearchSpace, JsonObject]:
+    """The search space of a run: the kept one, or what a worker describes. With it, what is known of code and data.
 
     Args:
         accepted: digest of the space that the run was started with, if it was.
@@ -36,13 +36,15 @@ async def find_space(
         UserError: it cannot be described, or is another one.
         StoreError: it cannot be kept.
     """
-    space = await asyncio.to_thread(cached_space, store, spec, accepted)
-    if space is None:
-        row = await control(Row(number=None, kind=TrialKind.DESCRIBE))
-        space = described_space(row)
-        check_metrics(row, spec)
-        await asyncio.to_thread(save_space, store, space, spec, accepted, store.uri)
-    return space
+    found = await asyncio.to_thread(cached_space, store, spec, accepted)
+    if found is not None:
+        return found
+    row = await control(Row(number=None, kind=TrialKind.DESCRIBE))
+    space = described_space(row)
+    check_metrics(row, spec)
+    origin: JsonObject = row.payload.get("origin") or {}
+    await asyncio.to_thread(save_space, store, space, origin, spec, accepted)
+    return space, origin
 
 
 def check_strategy(strategy: Strategy[Any], space: SearchSpace, spec: ExperimentSpec) -> None:
@@ -67,20 +69,22 @@ def source_digest(spec: ExperimentSpec) -> str:
     return digest(source)
 
 
-def cached_space(store: Store, spec: ExperimentSpec, accepted: str | None) -> SearchSpace | None:
-    """The space in the store, if it is this run's: the accepted one, or one of the zoo for the same source.
+def cached_space(store: Store, spec: ExperimentSpec, accepted: str | None) -> tuple[SearchSpace, JsonObject] | None:
+    """The space in the store, with what is known of its origin, if it is this run's.
+
+    That is the accepted one, or one of the zoo for the same source.
 
     A user's code may have changed since, so without acceptance it is described again. None: describe it.
     """
     try:
         document = json.loads(store.get(SPACE_KEY))
-        space = SearchSpace.from_json(document["space"])
+        space, origin = SearchSpace.from_json(document["space"]), document.get("origin") or {}
     except (KeyMissing, ValueError, KeyError, TypeError, UserError):
         return None
     if accepted is not None:
-        return space if space.digest == accepted else None
+        return (space, origin) if space.digest == accepted else None
     known = spec.model_space.zoo is not None and document.get("source") == source_digest(spec)
-    return space if known else None
+    return (space, origin) if known else None
 
 
 def described_space(row: Row) -> SearchSpace:
@@ -114,7 +118,9 @@ def check_metrics(row: Row, spec: ExperimentSpec) -> None:
             )
 
 
-def save_space(store: Store, space: SearchSpace, spec: ExperimentSpec, accepted: str | None, uri: str) -> None:
+def save_space(
+    store: Store, space: SearchSpace, origin: JsonObject, spec: ExperimentSpec, accepted: str | None
+) -> None:
     """Keep it for the next driver and for readers.
 
     Raises:
@@ -123,14 +129,15 @@ def save_space(store: Store, space: SearchSpace, spec: ExperimentSpec, accepted:
     """
     if accepted is not None and space.digest != accepted:
         raise UserError(
-            f"the search space is not the one that the run in {uri} was started with (digest {space.digest[:12]}, "
-            f"then {accepted[:12]}): the model's code or its arguments changed; take another name or --storage, "
-            "or the code as it was"
+            f"the search space is not the one that the run in {store.uri} was started with (digest "
+            f"{space.digest[:12]}, then {accepted[:12]}): the model's code or its arguments changed; take another name "
+            "or --storage, or the code as it was"
         )
     document: JsonObject = {
         "formatVersion": FORMAT_VERSION,
         "digest": space.digest,
         "source": source_digest(spec),
+        "origin": origin,
         "space": space.to_json(),
     }
     store.put(SPACE_KEY, json.dumps(document, indent=1).encode())

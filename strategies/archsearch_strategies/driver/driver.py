@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import archsearch
 from archsearch import registry
@@ -18,28 +18,33 @@ from archsearch.spec import reasons
 from archsearch.spec.experiment import ExperimentSpec, NASExperiment
 from archsearch.spec.problems import SpecError
 from archsearch.spec.status import SearchStatus, Verdict, Waiting
-from archsearch.store import Store
+from archsearch.store import Store, open_store
 from archsearch_strategies.checks import check_experiment
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.assign import assignment
 from archsearch_strategies.driver.bulletin import Bulletin, Listener
 from archsearch_strategies.driver.crew import Crew, WorkersFailed
 from archsearch_strategies.driver.describe import check_strategy, find_space
+from archsearch_strategies.driver.earlier import Opener
 from archsearch_strategies.driver.finish import Finish, export_row
 from archsearch_strategies.driver.identity import check_identity, experiment_record
+from archsearch_strategies.driver.known import identity_parts, reuse_digest
 from archsearch_strategies.driver.metrics import DriverMetrics
 from archsearch_strategies.driver.search import End, Search, may_reopen
-from archsearch_strategies.driver.session import Callbacks, Session, begin, open_ledger
+from archsearch_strategies.driver.session import Callbacks, Session, begin, patiently, writer_name
 from archsearch_strategies.driver.summary import SUMMARY_KEY, Summary, summarize
 from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.warm import WarmStart
 from archsearch_strategies.launch.base import LaunchContext, Launcher
 from archsearch_strategies.lease.book import LEASE_SECONDS
 from archsearch_strategies.lease.server import LeaseServer
 from archsearch_strategies.ledger import Ledger
+from archsearch_strategies.making import make_strategy
 from archsearch_strategies.strategy import Execution, Strategy, StrategyError, strategy_run
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 FinalState = Literal["Succeeded", "Failed", "Suspended", "Stopped"]
 
 TICK_SECONDS = 1.0
@@ -64,6 +69,8 @@ class Driver:
         token: bearer token of the workers; made here where none is given.
         host, port: where the lease server listens; port 0 takes a free one.
         url: how workers reach it, if not by host and port.
+        open_earlier: opens the runs that `spec.warmStart` names, with the keys that this run has; by default with those
+            of the environment and the endpoint of the spec.
         storage: what workers are told of the store; by default its URI and the spec's endpoint and region.
         labels: for the launcher.
         until_suspended: `run` returns when the experiment is suspended, instead of waiting to be resumed.
@@ -85,6 +92,7 @@ class Driver:
         labels: dict[str, str] | None = None,
         until_suspended: bool = False,
         store_patience: float = float("inf"),
+        open_earlier: Opener | None = None,
         lease_seconds: float = LEASE_SECONDS,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -107,6 +115,7 @@ class Driver:
         self._ephemeral = bool(getattr(launcher, "ephemeral", False))
         self._until_suspended = until_suspended
         self._store_patience = store_patience
+        self._earlier = WarmStart(spec, open_earlier or self._open_store, store.uri)
         self._lease_seconds = lease_seconds
         self._wall = wall
         self._changed = asyncio.Event()
@@ -235,15 +244,21 @@ class Driver:
         if self.table.ended is None:
             self._server.serve(session.book)
 
-    async def _open(self) -> Session:
+    async def _patiently(self, action: Callable[[], T]) -> T:
+        """What `action` does with a store, tried again while that does not answer."""
+
         def waiting(error: StoreUnavailable) -> None:
             self.bulletin.wait_for(Waiting(reason=reasons.STORE_UNAVAILABLE, message=str(error)[:4096]))
             self._tell()
 
-        ledger = await open_ledger(
-            self.store, patience=self._store_patience, waiting=waiting, stopped=lambda: self._stop_asked
+        found = await patiently(
+            action, patience=self._store_patience, waiting=waiting, stopped=lambda: self._stop_asked
         )
         self.bulletin.wait_for(None)
+        return found
+
+    async def _open(self) -> Session:
+        ledger = await self._patiently(lambda: Ledger.open(self.store, writer_name()))
         session = begin(
             ledger,
             self.store,
@@ -251,7 +266,7 @@ class Driver:
             self.spec,
             Callbacks(self._assign, self._row_finished, self._crew.serves, self.metrics.queue.observe),
             lease_seconds=self._lease_seconds,
-            keep_all=self._strategy_class().reuses_weights,
+            strategy=self._strategy_class(),
             wall=self._wall,
         )
         session.watch = asyncio.create_task(self._watch_ledger(ledger))
@@ -259,10 +274,21 @@ class Driver:
 
     async def _accept(self) -> SearchSpace:
         """The search space, and the last checks that need it."""
-        space = self._space = await find_space(self.store, self.spec, self.table.space, self._control)
+        if self.table.ended is None:
+            await self._earlier.read(self.table, self._patiently)
+        space, origin = await find_space(self.store, self.spec, self.table.space, self._control)
+        self._space = space
+        identity = identity_parts(self.spec, space.digest, origin)
+        self._earlier.check(self.table, space, identity, needs_weights=self._strategy_class().reuses_weights)
         check_strategy(self._strategy(), space, self.spec)
         if self.table.space is None:
-            self._write(r.Accepted(space=space.digest, highest_fidelity=self._strategy().highest_fidelity))
+            record = r.Accepted(
+                space=space.digest,
+                identity=identity,
+                reuse=reuse_digest(identity),
+                highest_fidelity=self._strategy().highest_fidelity,
+            )
+            self._write(record)
         self.bulletin.judge(Verdict(accepted=True, state="Running", reason=reasons.SEARCHING))
         self._notice()
         return space
@@ -279,10 +305,16 @@ class Driver:
             budget=self.spec.budget,
             wall=self._wall,
             changed=self._notice,
+            known=self._earlier.result,
         )
         self.bulletin.search_begins()
         try:
-            search.begin(session.recorded, self.spec.parallel_trials, workers_died=self._ephemeral)
+            search.begin(
+                session.recorded,
+                self.spec.parallel_trials,
+                workers_died=self._ephemeral,
+                prior=self._earlier.prior,
+            )
             session.recorded = []
             end: End | None = None
 
@@ -309,7 +341,7 @@ class Driver:
         chosen = await finish.retrain(self._strategy().retrains, workers_died=self._ephemeral)
         if chosen is None or finish.is_exported(chosen):
             return
-        finish.exported(chosen, await self._control(export_row(chosen)))
+        finish.exported(chosen, await self._control(await self._earlier.exportable(export_row(chosen))))
 
     async def _conclude(self) -> Summary:
         ended, exported = self.table.ended, self.table.exported
@@ -445,13 +477,16 @@ class Driver:
             self._search.row_finished(row)
         self.session.retention.look()
 
+    def _open_store(self, uri: str) -> Store:
+        where = self.spec.storage
+        return open_store(uri, endpoint=where.endpoint, region=where.region, path_style=where.path_style)
+
     def _strategy_class(self) -> type[Strategy[Any]]:
         found: type[Strategy[Any]] = registry.find("archsearch.strategies", self.spec.strategy.name)
         return found
 
     def _strategy(self) -> Strategy[Any]:
-        found = self._strategy_class()
-        return found(found.Config.model_validate(self.spec.strategy.config))
+        return make_strategy(self.spec)
 
     def _assign(self, row: Row) -> Assignment:
         return assignment(

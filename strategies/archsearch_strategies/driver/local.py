@@ -70,6 +70,7 @@ async def run_local(
         store,
         launcher,
         listener=listener,
+        open_earlier=lambda other: _store(experiment, other, credentials, ca_bundle),
         until_suspended=True,
         store_patience=STORE_PATIENCE_SECONDS,
         **driver_options,

@@ -68,6 +68,8 @@ class DurableRun:
         for record in recorded:
             if isinstance(record, OutputRecord):
                 expected.append(record)
+            elif isinstance(record, r.Prior):
+                self._feed_prior(record)
             elif isinstance(record, r.Facts):
                 self._feed_facts(record)
             elif isinstance(record, r.Memo):
@@ -81,6 +83,11 @@ class DurableRun:
             raise NonDeterministic(
                 f"the ledger has {_show(expected[0])}, but the replayed strategy asked for nothing more"
             )
+
+    def prior(self, record: r.Prior) -> None:
+        """Tell the strategy of earlier runs, before the first `facts` starts it."""
+        self._write(record)
+        self._feed_prior(record)
 
     def facts(self, parallelism: int, max_trials: int) -> None:
         """Tell the strategy what it may use, where that is new; the first call starts it."""
@@ -111,6 +118,10 @@ class DurableRun:
 
     def close(self) -> None:
         self._execution.close()
+
+    def _feed_prior(self, record: r.Prior) -> None:
+        run = self._execution.run
+        run.prior = to_points(record, run.space)
 
     def _feed_facts(self, record: r.Facts) -> None:
         if self._started:

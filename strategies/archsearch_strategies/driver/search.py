@@ -14,7 +14,7 @@ from archsearch.spec.experiment import Budget
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.journal import Journal
 from archsearch_strategies.driver.run import DurableRun
-from archsearch_strategies.driver.trials import REUSABLE, Row, TrialTable
+from archsearch_strategies.driver.trials import SHARED, Row, TrialTable
 from archsearch_strategies.lease.book import LeaseBook, cached, without_input
 from archsearch_strategies.strategy import CHECKPOINT_OF, Compute, Execution, StrategyError
 
@@ -32,6 +32,8 @@ class Search:
 
     Args:
         changed: called when something happened that the driver may have to act on.
+        known: the result of a trial that an earlier run has done already, at this time (seconds since the epoch), or
+            None.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Search:
         budget: Budget,
         wall: Callable[[], float],
         changed: Callable[[], None],
+        known: Callable[[Row, float], r.Result | None] = lambda row, time: None,
     ) -> None:
         self.budget = budget
         self.error: ArchsearchError | None = None  # the strategy's; the run cannot go on
@@ -55,12 +58,18 @@ class Search:
         self._wall = wall
         self._changed = changed
         self._followers: dict[Row, list[Row]] = defaultdict(list)  # waiting for the result of an equal trial
-        self._known: deque[Row] = deque()  # their result is known already
+        self._earlier = known
+        self._known: deque[r.Result] = deque()  # results that need no trial
         self._doomed: deque[Row] = deque()  # what they are to begin with is not there
         self._computing: asyncio.Task[None] | None = None
 
-    def begin(self, recorded: list[r.Record], parallelism: int, *, workers_died: bool) -> None:
+    def begin(
+        self, recorded: list[r.Record], parallelism: int, *, workers_died: bool, prior: r.Prior | None = None
+    ) -> None:
         """Replay, then go on from there.
+
+        Args:
+            prior: for a strategy that has not started yet: what it is told of earlier runs.
 
         Raises:
             NonDeterministic, StrategyError, UserError: the strategy cannot go on.
@@ -71,6 +80,8 @@ class Search:
                 self._route(row)
         self._book.adopt_leases(workers_died=workers_died)
         self.run.settle()
+        if prior is not None:
+            self.run.prior(prior)
         self.facts(parallelism)
 
     def facts(self, parallelism: int) -> None:
@@ -93,8 +104,7 @@ class Search:
                 while self._doomed:
                     self._journal.write(without_input(self._doomed.popleft(), self._table, self._wall()))
                 while self._known:
-                    row = self._known.popleft()
-                    self._journal.write(cached(row, self._table.known[row.identity], self._wall()))
+                    self._conclude(self._known.popleft())
                 number = next(iter(self._table.unhanded), None)
                 if number is None or self.rule() is not None:
                     break
@@ -103,6 +113,11 @@ class Search:
         except ArchsearchError as error:
             self.error = error
         self._changed()
+
+    def _conclude(self, result: r.Result) -> None:
+        self._journal.write(result)
+        for follower in self._followers.pop(self._table.rows[result.number], ()):
+            self._route(follower)
 
     def rule(self) -> End | None:
         """Whether the results so far end the search; independent of the strategy and of the clock."""
@@ -155,10 +170,12 @@ class Search:
             self._doomed.append(row)
             return
         first = self._table.known.setdefault(row.identity, row)
-        if first is row:
+        if first is row and (earlier := self._earlier(row, self._wall())) is not None:
+            self._known.append(earlier)
+        elif first is row:
             self._journal.when_durable(lambda: self._book.offer(row))
-        elif first.state in REUSABLE:
-            self._known.append(row)
+        elif first.state in SHARED:
+            self._known.append(cached(row, first, self._wall()))
         else:
             self._followers[first].append(row)
 

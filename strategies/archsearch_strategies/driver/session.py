@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from archsearch.errors import StoreUnavailable
 from archsearch.protocol import Assignment
@@ -19,8 +20,10 @@ from archsearch_strategies.driver.retention import Retention
 from archsearch_strategies.driver.trials import Row, TrialTable
 from archsearch_strategies.lease.book import BookSettings, LeaseBook
 from archsearch_strategies.ledger import Ledger
+from archsearch_strategies.strategy import Strategy
 
 _LONGEST_PAUSE_SECONDS = 10.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,19 @@ class Session:
         await asyncio.to_thread(self.ledger.close)
 
 
-async def open_ledger(
-    store: Store, *, patience: float, waiting: Callable[[StoreUnavailable], None], stopped: Callable[[], bool]
-) -> Ledger:
-    """Open the ledger off the event loop, again and again while the store does not answer.
+def writer_name() -> str:
+    """How this process signs what it writes to a ledger."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+async def patiently(
+    action: Callable[[], T],
+    *,
+    patience: float,
+    waiting: Callable[[StoreUnavailable], None],
+    stopped: Callable[[], bool],
+) -> T:
+    """What `action` gives, called off the event loop again and again while the store does not answer.
 
     Args:
         patience: seconds until that is an error.
@@ -66,14 +78,12 @@ async def open_ledger(
         stopped: whether to give up.
 
     Raises:
-        StoreError: the store refuses.
-        StoreUnavailable: it did not answer in time.
+        StoreUnavailable: it did not answer in time. And what else `action` raises.
     """
-    writer = f"{socket.gethostname()}-{os.getpid()}"
     end, pause = time.monotonic() + patience, 0.5
     while True:
         try:
-            return await asyncio.to_thread(Ledger.open, store, writer)
+            return await asyncio.to_thread(action)
         except StoreUnavailable as error:
             if time.monotonic() >= end or stopped():
                 raise
@@ -90,7 +100,7 @@ def begin(
     callbacks: Callbacks,
     *,
     lease_seconds: float,
-    keep_all: bool,
+    strategy: type[Strategy[Any]],
     wall: Callable[[], float],
 ) -> Session:
     """Bring the table up to date from an open ledger, and be ready to lease. Needs a running event loop."""
@@ -115,5 +125,12 @@ def begin(
         wall=wall,
     )
     book.granted, book.observe_wait = callbacks.granted, callbacks.waited
-    retention = Retention(store, table, journal, keep=spec.retention.checkpoints, keep_all=keep_all)
+    retention = Retention(
+        store,
+        table,
+        journal,
+        keep=spec.retention.checkpoints,
+        keep_all=strategy.reuses_weights,
+        once=strategy.multi_fidelity,
+    )
     return Session(ledger, journal, book, retention, recorded)

@@ -368,12 +368,14 @@ def cached(row: Row, source: Row, time: float) -> r.Result:
     """The result of a trial whose identity is known: `source`'s, at no cost."""
     return r.Result(
         number=row.number or 0,
-        state=TrialState.CACHED,
+        state=TrialState.INFEASIBLE if source.state is TrialState.INFEASIBLE else TrialState.CACHED,
         metrics=dict(source.metrics),
+        message=source.message,
         resources=Resources(),
         artifacts=dict(source.artifacts),
         payload=source.payload,
         source=source.source or source.number,
+        source_uri=source.source_uri,
         time=time,
     )
 
