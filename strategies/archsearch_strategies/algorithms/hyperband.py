@@ -17,8 +17,8 @@ class Hyperband(Halving["Hyperband.Config"]):
 
     Li et al., "Hyperband: a novel bandit-based approach to hyperparameter optimization" (JMLR 2018), algorithm 1 with
     its factor 3. Bracket s of 0 … s_max starts with ceil((s_max + 1)/(s + 1) · R/r) random architectures at fidelity
-    r, R being the highest; of each rung the best go on to the next, in number the ratio of the two fidelities. After the
-    last bracket the first comes again, until the budget ends.
+    r, R being the highest; of each rung the best go on to the next, in number the ratio of the two fidelities. After
+    the last bracket the first comes again, until the budget ends.
 
     An architecture is promoted before its rung is complete where no result that is still out can change that, and
     workers that a bracket has nothing for begin the next one: the choices are those of the synchronous algorithm, and

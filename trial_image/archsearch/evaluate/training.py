@@ -11,6 +11,7 @@ import torch
 from archsearch.errors import BadMetric, UserError
 from archsearch.evaluate.determinism import random_state, restore_random_state
 from archsearch.evaluate.optimization import Stepper, host_copy, learning_rate
+from archsearch.protocol import RESUMED_FIDELITY
 from archsearch.spec.base import JsonObject
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # The loss is looked at this often: on a GPU each look waits for the device.
 CHECK_EVERY = 32
+_MODEL = "model."
 _ORDER_SALT = 0x9E3779B97F4A7C15
 _STEP_SALT = 0xD1B54A32D192ED03
 
@@ -60,25 +62,45 @@ class Trainer:
                 "the modules that drop paths an attribute drop_path_probability"
             )
         self.position = Position()
+        self.target = _target(config, context)
 
     def run(self) -> dict[str, float]:
-        """Train to the end, in place.
+        """Train to the trial's fidelity, or to the end, in place.
+
+        The schedule is that of all `epochs` whatever the fidelity, and what was trained at a lower one is gone on with:
+        4 epochs and then on to 12 give the same bits as 12 at once.
 
         Returns:
             The metrics of the last epoch.
 
         Raises:
             BadMetric: the loss or another metric is not finite.
-            UserError: the network does not take the inputs, or gives outputs of another shape.
+            UserError: the network does not take the inputs, or gives outputs of another shape; or the fidelity is none.
         """
-        found = self.context.load_checkpoint()
+        found = self.context.load_checkpoint() or self._earlier()
         if found is not None:
             self.restore(*found)
         else:
             self._check_network()
-        while self.position.epoch < self.config.epochs:
+        while self.position.epoch < self.target:
             self._epoch()
+        if self.target < self.config.epochs:
+            tensors, state = self.snapshot()
+            own = {name: value for name, value in tensors.items() if not name.startswith(_MODEL)}
+            self.context.save_progress(own, state)
         return self.position.metrics
+
+    def _earlier(self) -> tuple[dict[str, Tensor], JsonObject] | None:
+        """Where the same architecture's trial at the lower fidelity ended, as `snapshot` tells it."""
+        if RESUMED_FIDELITY not in self.context.assignment.params:
+            return None
+        weights = self.context.load_input()
+        if weights is None:
+            return None  # they were not kept: the same training from its start
+        progress = self.context.load_progress()
+        if progress is None:
+            raise UserError("the trial is to go on with a training, but the weights that it has hold no optimizer")
+        return {f"{_MODEL}{name}": value for name, value in weights[0].items()} | progress[0], progress[1]
 
     def _epoch(self) -> None:
         position = self.position
@@ -101,7 +123,7 @@ class Trainer:
         self._check_metrics()
         self.context.report(position.epoch, position.metrics)
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
-        if position.epoch < self.config.epochs:
+        if position.epoch < self.target:
             self.context.checkpoint_point(self.snapshot)
 
     def _step(self, chosen: Tensor) -> None:
@@ -188,7 +210,7 @@ class Trainer:
         tensors, state = random_state(self.device)
         for name, value in self.model.state_dict().items():
             if isinstance(value, torch.Tensor):
-                tensors[f"model.{name}"] = host_copy(value)
+                tensors[f"{_MODEL}{name}"] = host_copy(value)
         slots, optimizer = self.stepper.state()
         tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
         if self.position.losses:
@@ -203,11 +225,21 @@ class Trainer:
 
     def restore(self, tensors: dict[str, Tensor], state: JsonObject) -> None:
         """Go on from what `snapshot` gave."""
-        self.model.load_state_dict(_below("model.", tensors))
+        self.model.load_state_dict(_below(_MODEL, tensors))
         self.stepper.restore(_below("optimizer.", tensors), state["optimizer"])
         losses = list(tensors["losses"].to(self.device).unbind()) if "losses" in tensors else []
         self.position = Position(int(state["epoch"]), int(state["step"]), losses, dict(state["metrics"]))
         restore_random_state(tensors, state["random"], self.device)
+
+
+def _target(config: TrainingConfig, context: TrialContext) -> int:
+    """Epochs after which the trial ends."""
+    fidelity = context.fidelity
+    if fidelity is None:
+        return config.epochs
+    if not (1 <= fidelity <= config.epochs and fidelity == int(fidelity)):
+        raise UserError(f"the fidelity {fidelity:g} is no number of epochs from 1 to the evaluator's {config.epochs}")
+    return int(fidelity)
 
 
 def _droppers(model: nn.Module) -> list[tuple[nn.Module, str]]:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from archsearch.errors import ArchsearchError, BadMetric
 from archsearch.protocol import (
     ALARM_LENGTH,
+    FIDELITY,
     POINT_CHOICES,
     POINT_LIMIT_BYTES,
     POINT_NUMBERS,
     Assignment,
     KeepWeights,
     Member,
+    fidelity_of,
 )
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Goal
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Tensor]
 
 CHECKPOINT_SECONDS = 60.0
+PROGRESS = "progress"
+_PROGRESS_PREFIX = "archsearch.progress."  # of tensors beside the weights
 _SETTLED_KEEP = (KeepWeights.ALWAYS, KeepWeights.NEVER)
 
 
@@ -131,6 +135,7 @@ class TrialContext:
         self._stop = False
         self._release = False
         self._weights: tuple[Tensors, JsonObject] | None = None
+        self._progress: tuple[Tensors, JsonObject] | None = None
         for folder in (self.artifacts, self.cache):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -138,6 +143,11 @@ class TrialContext:
     def seed(self) -> int:
         """The trial's own seed: from the experiment's, the architecture and the replicate."""
         return self.assignment.seed
+
+    @property
+    def fidelity(self) -> float | None:
+        """How far to train, in epochs or the evaluator's own unit; None: in full."""
+        return fidelity_of(self.assignment.params) if FIDELITY in self.assignment.params else None
 
     @property
     def device(self) -> str:
@@ -249,8 +259,35 @@ class TrialContext:
         return _read(self._resume)
 
     def load_input(self) -> tuple[dict[str, Tensor], JsonObject] | None:
-        """The checkpoint that `params.checkpoint` names (say, weights to export), verified; None: it names none."""
-        return _read(self._input)
+        """The weights that this trial begins with (`params.checkpoint`) and the JSON that went with them, verified.
+
+        Those of the same architecture at a lower fidelity, a supernet's, or weights to export. None: it has none.
+        """
+        found = _read(self._input)
+        if found is None:
+            return None
+        tensors, state = found
+        state.pop(PROGRESS, None)
+        return {name: value for name, value in tensors.items() if not name.startswith(_PROGRESS_PREFIX)}, state
+
+    def save_progress(self, tensors: Tensors, state: JsonObject) -> None:
+        """Hand over what a trial of a higher fidelity needs to go on, beside the final weights: the optimizer's state.
+
+        Only a reference is kept; it is written with the final weights.
+
+        Args:
+            tensors: flat, any shape and device.
+            state: JSON.
+        """
+        self._progress = (tensors, state)
+
+    def load_progress(self) -> tuple[dict[str, Tensor], JsonObject] | None:
+        """What the trial of the same architecture at the lower fidelity gave `save_progress`; None: nothing."""
+        found = _read(self._input)
+        if found is None or PROGRESS not in found[1]:
+            return None
+        extra = {name: value for name, value in found[0].items() if name.startswith(_PROGRESS_PREFIX)}
+        return {name.removeprefix(_PROGRESS_PREFIX): value for name, value in extra.items()}, found[1][PROGRESS]
 
     def final_weights(self, tensors: Tensors, state: JsonObject | None = None) -> None:
         """Hand over the final weights. Only a reference is kept; they are written if the metrics are good enough.
@@ -275,7 +312,12 @@ class TrialContext:
         from archsearch.store.checkpoint import write_checkpoint
 
         folder = self.directory / "final"
-        write_checkpoint(folder, *self._weights)
+        tensors, state = self._weights
+        if self._progress is not None:
+            extra, progress = self._progress
+            tensors = {**tensors, **{_PROGRESS_PREFIX + name: value for name, value in extra.items()}}
+            state = {**state, PROGRESS: progress}
+        write_checkpoint(folder, tensors, state)
         return folder
 
     def send_final(self, metrics: dict[str, float]) -> None:
