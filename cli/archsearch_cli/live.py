@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from archsearch.errors import ArchsearchError
@@ -12,9 +13,10 @@ from archsearch.spec import names
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import NASExperiment, PodTemplate
 from archsearch.spec.problems import Problem
-from archsearch.store import Credentials, open_store
+from archsearch.store import Credentials, Store, open_store
 from archsearch_cli.images import ImageName, in_registry
 from archsearch_cli.output import note
+from archsearch_strategies.driver.earlier import read_run
 
 # What a pod's container has of a template; everything else is the pod's own.
 _CONTAINER = {"resources", "volumeMounts", "env", "envFrom"}
@@ -56,20 +58,34 @@ def _check_images(experiment: NASExperiment, on_nodes: set[str]) -> list[Problem
 
 def _check_storage(experiment: NASExperiment, credentials: Credentials | None) -> list[Problem]:
     storage = experiment.spec.storage
-    if not storage.uri:
-        return []
-    try:
-        store = open_store(
-            storage.uri,
+
+    def opened(uri: str) -> Store:
+        return open_store(
+            uri,
             endpoint=storage.endpoint,
             region=storage.region,
             path_style=storage.path_style,
             credentials=credentials,
         )
-        store.check()
+
+    try:
+        if storage.uri:
+            opened(storage.uri).check()
     except ArchsearchError as error:
         return [Problem("spec.storage", str(error))]
-    return []
+    return _check_warm_start(experiment, opened)
+
+
+def _check_warm_start(experiment: NASExperiment, opened: Callable[[str], Store]) -> list[Problem]:
+    """Whether the earlier runs can be read. Of which space they are a worker has to tell."""
+    problems = []
+    for index, run in enumerate(experiment.spec.warm_start):
+        try:
+            read_run(index, run.uri, opened, experiment.spec.objectives)
+        except ArchsearchError as error:
+            path, text = f"spec.warmStart[{index}].uri", str(error)
+            problems.append(Problem(path, text.removeprefix(f"{path}: ")))
+    return problems
 
 
 class _Cluster:

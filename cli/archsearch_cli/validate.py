@@ -11,7 +11,7 @@ from archsearch.spec.load import override
 from archsearch.spec.manifest import read_manifest
 from archsearch.spec.problems import MISSING, Problem, SpecError
 from archsearch_cli.output import Format, emit, note
-from archsearch_strategies.checks import check_document
+from archsearch_strategies.checks import check_document, missing_runs
 
 
 def validate_file(file: Path, overrides: Sequence[str], *, live: bool, output: Format) -> int:
@@ -21,6 +21,8 @@ def validate_file(file: Path, overrides: Sequence[str], *, live: bool, output: F
     except SpecError as error:
         return _report(file, list(error.problems), output)
     experiment, problems = check_document(document)
+    if experiment is not None and not problems:
+        problems = missing_runs(experiment)
     if live and experiment is not None and not problems:
         from archsearch_cli.live import live_problems
 

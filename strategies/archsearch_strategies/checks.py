@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
@@ -32,12 +33,16 @@ from archsearch.spec.experiment import (
     Storage,
     StrategySpec,
     Trials,
+    WarmStart,
 )
 from archsearch.spec.explain import problems_of, suggest
 from archsearch.spec.load import parse_experiment
 from archsearch.spec.problems import Problem, SpecError
 from archsearch.spec.unsupported import unsupported_problems
 from archsearch_strategies.making import evaluator_fidelities
+
+if TYPE_CHECKING:
+    from archsearch.store import Store
 
 _QUANTITY = re.compile(r"^[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(m|[kMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$")
 
@@ -56,6 +61,7 @@ class _Parts:
     driver: DriverSpec = field(default_factory=DriverSpec)
     storage: Storage = field(default_factory=Storage)
     retention: Retention = field(default_factory=Retention)
+    warm_start: list[WarmStart] = field(default_factory=list)
 
 
 def check_experiment(experiment: NASExperiment) -> list[Problem]:
@@ -75,6 +81,7 @@ def check_experiment(experiment: NASExperiment) -> list[Problem]:
         spec.driver,
         spec.storage,
         spec.retention,
+        spec.warm_start,
     )
     return [*unsupported_problems(spec.to_json()), *_check(parts)]
 
@@ -110,6 +117,7 @@ def _check(parts: _Parts) -> list[Problem]:
         *_check_constraints(parts.constraints),
         *_check_storage(parts.storage),
         *_check_retention(parts.retention),
+        *_check_warm_start(parts),
         *_check_resources(parts.trials.template.resources, "spec.trials.template.resources"),
         *_check_resources(parts.driver.resources, "spec.driver.resources"),
         *_check_environment(parts.trials),
@@ -150,9 +158,7 @@ def _check_strategy(spec: _Parts) -> Iterator[Problem]:
     yield from problems
     if strategy is None:
         return
-    config, problems = check_config(
-        strategy.Config, spec.strategy.config, "spec.strategy.config", f"strategy {name!r}"
-    )
+    config, problems = check_config(strategy.Config, spec.strategy.config, "spec.strategy.config", f"strategy {name!r}")
     yield from problems
     if config is not None and spec.evaluator is not None:
         made = strategy(config)
@@ -247,6 +253,40 @@ def _check_storage(storage: Storage) -> Iterator[Problem]:
     except UserError as error:
         field = "endpoint" if "endpoint" in str(error) else "uri"
         yield Problem(f"spec.storage.{field}", str(error))
+
+
+def _check_warm_start(spec: _Parts) -> Iterator[Problem]:
+    """Their form alone: a run that goes on needs its earlier runs no more."""
+    seen: dict[str, int] = {}
+    for index, each in enumerate(spec.warm_start):
+        path = f"spec.warmStart[{index}].uri"
+        try:
+            uri = _opened(each, spec.storage).uri
+        except UserError as error:
+            yield Problem(path, str(error))
+            continue
+        if uri in seen:
+            message = f"is the run of spec.warmStart[{seen[uri]}] once more"
+            yield Problem(path, message, each.uri, "name each run once")
+        seen.setdefault(uri, index)
+
+
+def missing_runs(experiment: NASExperiment) -> list[Problem]:
+    """Folders that `spec.warmStart` names and in which no run is. What lies in a bucket cannot be told offline."""
+    found = []
+    for index, each in enumerate(experiment.spec.warm_start):
+        uri = _opened(each, experiment.spec.storage).uri
+        if uri.startswith("/") and not Path(uri, "ledger").is_dir():
+            message = "no run of archsearch is there: the folder has no ledger/"
+            remedy = "give the folder that `archsearch run` has named, or an s3:// URI"
+            found.append(Problem(f"spec.warmStart[{index}].uri", message, each.uri, remedy))
+    return found
+
+
+def _opened(run: WarmStart, storage: Storage) -> Store:
+    from archsearch.store import open_store
+
+    return open_store(run.uri, endpoint=storage.endpoint, region=storage.region)
 
 
 def _check_retention(retention: Retention) -> Iterator[Problem]:

@@ -152,7 +152,6 @@ CROSS_FIELD = [
 ]  # fmt: skip
 NOT_YET = [
     _bad("stopping", "spec/stopping", {"name": "asha"}, r"spec\.stopping: is not supported yet", r"spec\.stopping is not supported yet"),
-    _bad("warm-start", "spec/warmStart", [{"uri": "s3://b/run"}], r"spec\.warmStart: is not supported yet", r"spec\.warmStart is not supported yet"),
     _bad("nodes", "spec/trials", {"nodes": 2}, r"spec\.trials\.nodes: is not supported yet: .*\(it is 2\); leave it out or at 1", r"spec\.trials\.nodes is not supported yet"),
     _bad("resume-from", "spec/resumeFrom", "s3://b/run", r"spec\.resumeFrom: is not supported yet", r"resumeFrom is not supported yet"),
     _bad("code-uri", "spec/modelSpace", {"python": {"class": "m:N", "source": {"uri": "s3://b/c"}}}, r"spec\.modelSpace\.python\.source\.uri: is not supported yet", r"source\.uri is not supported yet"),

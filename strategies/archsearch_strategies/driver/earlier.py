@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from archsearch.errors import ArchsearchError, StoreError, StoreUnavailable, UserError
 from archsearch.space import SearchSpace
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Objective, WarmStart
-from archsearch.store import Store
+from archsearch.store import Store, split_key
 from archsearch.store.checkpoint import MANIFEST
 from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.ledger import read_ledger
@@ -43,19 +42,18 @@ def read_runs(
         UserError: one is no run, this run itself, of another version, damaged, or may not be read.
         StoreUnavailable: a store does not answer.
     """
-    return [_read(f"spec.warmStart[{at}].uri", each.uri, open_, objectives, own) for at, each in enumerate(warm_start)]
+    return [read_run(index, each.uri, open_, objectives, own) for index, each in enumerate(warm_start)]
 
 
-def _read(path: str, uri: str, open_: Opener, objectives: Sequence[Objective], own: str) -> EarlierRun:
+def read_run(index: int, uri: str, open_: Opener, objectives: Sequence[Objective], own: str = "") -> EarlierRun:
+    """The run of `spec.warmStart[index]`. Arguments and exceptions as `read_runs`."""
+    path = f"spec.warmStart[{index}].uri"
     store = open_(uri)
     if store.uri == own:
         raise UserError(f"{path}: {uri} is this run itself; name an earlier one, or leave it out")
-    table = TrialTable(objectives)
+    table, versions = TrialTable(objectives), set[str]()
     try:
-        records = read_ledger(store)
-        first = next(records, None)
-        if first is not None:
-            table.replay(chain([first], records))
+        table.replay(_noting(versions, read_ledger(store)))
     except StoreUnavailable:
         raise
     except StoreError as error:
@@ -72,7 +70,16 @@ def _read(path: str, uri: str, open_: Opener, objectives: Sequence[Objective], o
             f"{path}: the run in {store.uri} has no results: it ended, or is, before its search space was known"
         )
     accepted = table.accepted
-    return EarlierRun(path, store.uri, table.experiment.spec, accepted.space, accepted.identity, accepted.reuse, table)
+    reuse = accepted.reuse if len(versions) == 1 else ""  # which results are of which version is not recorded
+    return EarlierRun(path, store.uri, table.experiment.spec, accepted.space, accepted.identity, reuse, table)
+
+
+def _noting(versions: set[str], records: Iterator[JsonObject]) -> Iterator[JsonObject]:
+    """The records, with the versions of archsearch that wrote them."""
+    for record in records:
+        if record.get("type") == "opened":
+            versions.add(str(record.get("version")))
+        yield record
 
 
 def check_spaces(runs: Sequence[EarlierRun], space: SearchSpace) -> None:
@@ -96,12 +103,12 @@ def absolute(uri: str, key: str) -> str:
 
 def is_foreign(key: str) -> bool:
     """Whether a key names something in another run's folder."""
-    return "://" in key or key.startswith("/")
+    return bool(split_key(key)[0])
 
 
 def weights_exist(open_: Opener, key: str) -> bool:
     """Whether a checkpoint of another run is still there. Does not verify it."""
-    folder, _, name = key.rstrip("/").rpartition("/")
+    folder, name = split_key(key)
     try:
         return open_(folder).exists(f"{name}/{MANIFEST}")
     except (StoreError, UserError):

@@ -55,7 +55,6 @@ class Unsupported:
 
 UNSUPPORTED = (
     Unsupported("stopping", "no early-stopping rule is built in"),
-    Unsupported("warmStart", "results of earlier runs cannot be read as prior points", []),
     Unsupported("resumeFrom", "a run continues only in its own folder", ""),
     Unsupported("modelSpace.python.source.uri", "code comes from a ConfigMap or the trial image"),
     Unsupported("trials.nodes", "a trial runs in one pod", 1),

@@ -64,6 +64,15 @@ def open_store(
     return S3Store(connection, prefix)
 
 
+def split_key(key: str) -> tuple[str, str]:
+    """A directory's key as (URI of the store, key there); the URI is empty where it lies below the run's own folder."""
+    plain = key.rstrip("/")
+    if "://" not in plain and not plain.startswith("/"):
+        return "", plain
+    uri, _, name = plain.rpartition("/")
+    return uri, name
+
+
 def _directory(path: Path) -> Store:
     from archsearch.store.directory import DirectoryStore
 

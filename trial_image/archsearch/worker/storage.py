@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from archsearch.errors import StoreError, StoreUnavailable, UserError
-from archsearch.protocol import LOG_TAIL_BYTES, Assignment, Fence
+from archsearch.protocol import LOG_TAIL_BYTES, Assignment, Fence, StorageRef
 from archsearch.spec.names import STORAGE_SECRET_KEYS
-from archsearch.store import Credentials, Store, open_store
+from archsearch.store import Credentials, Store, open_store, split_key
 from archsearch.store.checkpoint import download_checkpoint, newest_checkpoint, prune_checkpoints, upload_directory
 from archsearch.worker.metrics import WorkerMetrics
 from archsearch.worker.settings import Secrets
@@ -35,7 +35,14 @@ class Stores:
         self._open: dict[str, Store] = {}
 
     def of(self, assignment: Assignment) -> Store:
-        ref = assignment.storage
+        """The run's."""
+        return self._at(assignment.storage)
+
+    def elsewhere(self, assignment: Assignment, uri: str) -> Store:
+        """Another folder, of another run, at the same endpoint and with the same keys."""
+        return self._at(assignment.storage.model_copy(update={"uri": uri}))
+
+    def _at(self, ref: StorageRef) -> Store:
         found = self._open.get(ref.model_dump_json())
         if found is None:
             access, secret, token = (self._secrets.storage.get(name, "") for name in STORAGE_SECRET_KEYS)
@@ -71,14 +78,17 @@ class TrialStorage:
         return await self._retried(fetch)
 
     async def fetch_input(self, key: str, directory: Path) -> Path:
-        """Fetch the checkpoint that the assignment names.
+        """Fetch the checkpoint that the assignment names: below the run's folder, or by the URI of another run's.
 
         Raises:
             StoreError: there is none at the key, or it is damaged.
         """
 
         def fetch(store: Store) -> bool:
-            return download_checkpoint(store, key.rstrip("/"), directory)
+            folder, name = split_key(key)
+            if folder:
+                store = self._stores.elsewhere(self._assignment, folder)
+            return download_checkpoint(store, name, directory)
 
         if not await self._retried(fetch):
             raise StoreError(f"the checkpoint {key!r} that the trial needs is not in the store, or is damaged")
