@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from archsearch.errors import UserError
 from archsearch.protocol import Assignment, StorageRef, TrialKind
 from archsearch.spec import names
 from archsearch.spec.experiment import ExperimentSpec
-from archsearch.store import Store, open_store
+from archsearch.store import Store, open_store, split_key
 from archsearch_cli.output import Format, emit
 from archsearch_cli.results import read_run
 from archsearch_strategies.driver.trials import Row, TrialTable
@@ -53,12 +53,13 @@ def _candidates(table: TrialTable, number: int | None) -> list[Row]:
     return sorted(usable, key=lambda row: (row.number == exported, row.values, -(row.number or 0)), reverse=True)
 
 
-def _with_weights(store: Store, rows: list[Row], folder: Path) -> Row:
-    """The first trial whose weights are in the store; they are downloaded to `folder`."""
+def _with_weights(store: Store, rows: list[Row], folder: Path, opened: Callable[[str], Store]) -> Row:
+    """The first trial whose weights are there, in the run or in the earlier one that they are from; downloaded."""
     from archsearch.store.checkpoint import download_checkpoint
 
     for row in rows:
-        if "checkpoint" in row.artifacts and download_checkpoint(store, row.artifacts["checkpoint"], folder):
+        uri, name = split_key(row.artifacts.get("checkpoint", ""))
+        if name and download_checkpoint(opened(uri) if uri else store, name, folder):
             return row
     which = f"trial {rows[0].number}" if len(rows) == 1 else "any trial"
     raise UserError(f"{store.uri} has not kept the weights of {which}; {WEIGHTS_HINT}")
@@ -77,7 +78,7 @@ def _written(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".archsearch-export-", dir=target.parent) as folder:
         weights = Path(folder) / "weights"
-        row = _with_weights(store, rows, weights)
+        row = _with_weights(store, rows, weights, lambda uri: open_store(uri, endpoint=endpoint))
         assignment = Assignment(
             experiment=experiment.name,
             kind=TrialKind.EXPORT,

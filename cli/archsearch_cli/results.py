@@ -61,6 +61,8 @@ def trial_row(row: Row) -> JsonObject:
         "message": row.message,
         "resources": row.resources.to_json(),
         "artifacts": dict(row.artifacts),
+        "source": row.source,
+        "sourceUri": row.source_uri,
         "points": [point.to_json() for point in row.points],
         "replicate": row.replicate,
         "seed": row.seed,
