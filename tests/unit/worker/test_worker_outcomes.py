@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.workers import Worker, alive, until
 
 from archsearch.protocol import LOG_TAIL_BYTES, FailureClass, KeepWeights, TrialKind, TrialState
 from archsearch.spec.experiment import Isolation
+from archsearch.store import open_store
+from archsearch.store.checkpoint import upload_directory, write_checkpoint
 
 
 def test_a_result_carries_metrics_points_payload_and_resources(shared: Worker) -> None:
@@ -144,6 +147,24 @@ def test_a_link_among_the_artifacts_is_not_followed(shared: Worker) -> None:
     assert outcome.failure is FailureClass.INFRASTRUCTURE
     assert "passwd is neither a file nor a folder" in outcome.message
     assert not (shared.store / "linked").exists()
+
+
+def test_trials_map_one_download_of_the_weights_they_begin_with(shared: Worker, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "made", {f"w{i}": torch.full((2**20,), float(i)) for i in range(16)}, {})
+    key = "trials/60/weights/1-1"
+    upload_directory(open_store(str(shared.store)), key, tmp_path / "made")
+    found = [shared.run("inherit", kind=TrialKind.INHERIT, params={"checkpoint": key}).payload for _ in range(3)]
+    assert {each["total"] for each in found} == {2.0**20 * 120}  # what one wrote to its tensors no other one has
+    assert len({each["path"] for each in found}) == 1
+    assert not found[0]["path"].startswith(str(shared.store))
+    for each in found:
+        assert each["mapped"]
+        assert each["grown"] < 16 * 2**20  # of 64 MiB
+        assert (each["hashed"], each["mode"]) == (0, 0o400)
+    write_checkpoint(tmp_path / "made", {"w": torch.ones(4)}, {})
+    upload_directory(open_store(str(shared.store)), key, tmp_path / "made")
+    other = shared.run("inherit", kind=TrialKind.INHERIT, params={"checkpoint": key}).payload
+    assert other["total"] == 4.0
 
 
 def test_a_checkpoint_that_is_not_there_is_named(shared: Worker) -> None:

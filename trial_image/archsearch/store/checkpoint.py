@@ -67,15 +67,19 @@ def write_checkpoint(directory: Path, tensors: Mapping[str, Tensor], state: Json
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_checkpoint(directory: Path) -> tuple[dict[str, Tensor], JsonObject]:
-    """Verify a local checkpoint and read it; tensors are on the CPU.
+def read_checkpoint(directory: Path, *, verify: bool = True) -> tuple[dict[str, Tensor], JsonObject]:
+    """Verify a local checkpoint and read it; tensors are on the CPU, and map the file (private pages, copied on write).
+
+    Args:
+        verify: False where the files were verified before and cannot have changed since.
 
     Raises:
         CheckpointDamaged: a file is missing or is not what the manifest says.
     """
     from safetensors.torch import load_file
 
-    verify_directory(directory)
+    if verify:
+        verify_directory(directory)
     try:
         state = json.loads((directory / STATE).read_text())
         return load_file(directory / TENSORS), state

@@ -108,6 +108,7 @@ class TrialContext:
         cache: Path | None = None,
         resume: Path | None = None,
         input_checkpoint: Path | None = None,
+        input_verified: bool = False,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         member: Member | None = None,
@@ -126,6 +127,7 @@ class TrialContext:
         self._channel: Channel = channel or _Silent()
         self._resume = resume
         self._input = input_checkpoint
+        self._input_verified = input_verified
         self._interval = checkpoint_seconds
         self._clock = clock
         self._saved_at = clock()
@@ -262,8 +264,10 @@ class TrialContext:
         """The weights that this trial begins with (`params.checkpoint`) and the JSON that went with them, verified.
 
         Those of the same architecture at a lower fidelity, a supernet's, or weights to export. None: it has none.
+        Their file is mapped, not read: tensors (on the CPU) cost memory where they are touched, and the worker's other
+        trials have the same pages. Writing to one copies its pages and changes nobody else's.
         """
-        found = _read(self._input)
+        found = _read(self._input, verify=not self._input_verified)
         if found is None:
             return None
         tensors, state = found
@@ -283,7 +287,7 @@ class TrialContext:
 
     def load_progress(self) -> tuple[dict[str, Tensor], JsonObject] | None:
         """What the trial of the same architecture at the lower fidelity gave `save_progress`; None: nothing."""
-        found = _read(self._input)
+        found = _read(self._input, verify=not self._input_verified)
         if found is None or PROGRESS not in found[1]:
             return None
         extra = {name: value for name, value in found[0].items() if name.startswith(_PROGRESS_PREFIX)}
@@ -398,12 +402,12 @@ def worth_keeping(assignment: Assignment, metrics: Mapping[str, float]) -> bool:
     return best is None or (value >= best if objective.goal is Goal.MAXIMIZE else value <= best)
 
 
-def _read(folder: Path | None) -> tuple[dict[str, Tensor], JsonObject] | None:
+def _read(folder: Path | None, *, verify: bool = True) -> tuple[dict[str, Tensor], JsonObject] | None:
     if folder is None:
         return None
     from archsearch.store.checkpoint import read_checkpoint
 
-    return read_checkpoint(folder)
+    return read_checkpoint(folder, verify=verify)
 
 
 _current: TrialContext | None = None

@@ -102,6 +102,7 @@ def _serve(order: JsonObject, channel: ChildChannel, runner: str) -> JsonObject:
         cache=Path(order["cache"]),
         resume=_path(order["resume"]),
         input_checkpoint=_path(order["input"]),
+        input_verified=True,  # by the supervisor, when it was fetched
         checkpoint_seconds=order["checkpointSeconds"],
         member=Member.model_validate(order["member"]) if order["member"] else None,
     )

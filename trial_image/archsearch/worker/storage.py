@@ -18,7 +18,8 @@ from archsearch.errors import StoreError, StoreUnavailable, UserError
 from archsearch.protocol import LOG_TAIL_BYTES, Assignment, Fence, StorageRef
 from archsearch.spec.names import STORAGE_SECRET_KEYS
 from archsearch.store import Credentials, Store, open_store, split_key
-from archsearch.store.checkpoint import download_checkpoint, newest_checkpoint, prune_checkpoints, upload_directory
+from archsearch.store.checkpoint import newest_checkpoint, prune_checkpoints, upload_directory
+from archsearch.worker.inputs import InputCache
 from archsearch.worker.metrics import WorkerMetrics
 from archsearch.worker.settings import Secrets
 
@@ -28,9 +29,14 @@ _T = TypeVar("_T")
 
 
 class Stores:
-    """Stores by where they are, opened once: the client library alone takes longer to import than a short trial."""
+    """Stores by where they are, opened once: the client library alone takes longer to import than a short trial.
 
-    def __init__(self, secrets: Secrets) -> None:
+    Args:
+        inputs: a folder for the checkpoints that trials begin with.
+    """
+
+    def __init__(self, secrets: Secrets, inputs: Path) -> None:
+        self.inputs = InputCache(inputs)
         self._secrets = secrets
         self._open: dict[str, Store] = {}
 
@@ -77,22 +83,22 @@ class TrialStorage:
 
         return await self._retried(fetch)
 
-    async def fetch_input(self, key: str, directory: Path) -> Path:
-        """Fetch the checkpoint that the assignment names: below the run's folder, or by the URI of another run's.
+    async def fetch_input(self, key: str) -> Path:
+        """The local folder of the checkpoint that the assignment names, verified when it was fetched.
+
+        The key is below the run's folder, or a URI below another run's.
 
         Raises:
             StoreError: there is none at the key, or it is damaged.
         """
 
-        def fetch(store: Store) -> bool:
+        def fetch(store: Store) -> Path:
             folder, name = split_key(key)
             if folder:
                 store = self._stores.elsewhere(self._assignment, folder)
-            return download_checkpoint(store, name, directory)
+            return self._stores.inputs.fetch(store, name)
 
-        if not await self._retried(fetch):
-            raise StoreError(f"the checkpoint {key!r} that the trial needs is not in the store, or is damaged")
-        return directory
+        return await self._retried(fetch)
 
     async def save_checkpoint(self, name: str, directory: Path) -> None:
         """Upload a checkpoint and delete those that retention does not keep."""

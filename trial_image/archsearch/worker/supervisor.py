@@ -117,7 +117,13 @@ class Supervisor:
         client = LeaseClient(self._settings.driver_url, self._secrets.token)
         self._client = client
         self._around = Surroundings(
-            self._settings, client, children, Stores(self._secrets), self._metrics, limits.Cgroup(), self._base
+            self._settings,
+            client,
+            children,
+            Stores(self._secrets, self._base / "inputs"),
+            self._metrics,
+            limits.Cgroup(),
+            self._base,
         )
         children.start()
         try:

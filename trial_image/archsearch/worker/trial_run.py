@@ -123,7 +123,7 @@ class TrialRun:
         if self.assignment.attempt > 1:
             resume = await self._storage.resume(self._directory / "resume")
         if key := self.assignment.params.get("checkpoint"):
-            source = await self._storage.fetch_input(str(key), self._directory / "input")
+            source = await self._storage.fetch_input(str(key))
         return {
             "assignment": self.assignment.to_json(),
             "directory": str(self._directory),
