@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import archsearch
 from archsearch import registry
 from archsearch.errors import ArchsearchError, Fenced, NonDeterministic, StoreUnavailable, UserError
-from archsearch.protocol import Assignment, StorageRef
+from archsearch.protocol import Assignment, StorageRef, TrialKind
 from archsearch.space import SearchSpace
 from archsearch.spec import reasons
 from archsearch.spec.experiment import ExperimentSpec, NASExperiment
@@ -421,21 +421,25 @@ class Driver:
             if now - expired_at >= TICK_SECONDS:
                 expired_at = now
                 self.session.book.expire()
-            self.launcher.ensure(self._wanted())
+            self.launcher.ensure(*self._wanted())
             self._tell()
             try:
                 await asyncio.wait_for(self._changed.wait(), TICK_SECONDS)
             except TimeoutError:
                 self.bulletin.changed = True
 
-    def _wanted(self) -> int:
-        """Workers that have something to do."""
+    def _wanted(self) -> tuple[int, ...]:
+        """Workers that have something to do; after them groups of workers, where trials run in several pods."""
         if self.spec.suspend:
-            return 0
-        if self._search is not None:
-            return min(self.spec.parallel_trials, self.table.unfinished)
-        again = sum(not row.finished for row in self.table.retraining)
-        return len(self._controls) + min(self.spec.parallel_trials, again)
+            return (0,)
+        parallel, unfinished = self.spec.parallel_trials, self.table.unfinished
+        if self._search is None:
+            again = sum(not row.finished for row in self.table.retraining)
+            return (len(self._controls) + min(parallel, again),)
+        if self.spec.trials.nodes == 1:
+            return (min(parallel, unfinished),)
+        joint = sum(row.kind is TrialKind.SUPERNET and not row.finished for row in self.table.rows.values())
+        return min(parallel, unfinished - joint), min(parallel, joint)
 
     def _follow_suspend(self) -> None:
         book, suspend = self.session.book, self.spec.suspend

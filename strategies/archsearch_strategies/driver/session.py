@@ -114,6 +114,7 @@ def begin(
         parallelism=spec.parallel_trials,
         constraints=tuple(spec.constraints),
         lease_seconds=lease_seconds,
+        nodes=spec.trials.nodes,
     )
     book = LeaseBook(
         settings,

@@ -18,6 +18,7 @@ class WorkerLost:
     failure: FailureClass  # PREEMPTED (deleted, drained, exit 143), OUT_OF_MEMORY, INFRASTRUCTURE (crash, node gone)
     message: str
     refused: bool = False  # it exited with EXIT_REFUSED: no worker of this image can ever serve
+    worker: str = ""  # which of a Job's workers, as its LeaseRequest names it; empty: all
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,16 @@ class LaunchContext:
 
 
 class Launcher(Protocol):
-    """Desired-state: `ensure(n)` says how many workers should be alive and not done; it returns at once."""
+    """Desired-state: `ensure` says how many workers should be alive and not done; it returns at once."""
 
     async def start(self, context: LaunchContext) -> None: ...
 
-    def ensure(self, workers: int) -> None:
-        """Start workers until `workers` are alive or starting. Surplus idle ones end by themselves."""
+    def ensure(self, workers: int, groups: int = 0) -> None:
+        """Start workers until `workers` are alive or starting. Surplus idle ones end by themselves.
+
+        Args:
+            groups: how many Jobs of `trials.nodes` workers each there shall be beside them.
+        """
 
     def update(self, spec: ExperimentSpec) -> None:
         """A changed spec (parallelTrials, budget, driver)."""

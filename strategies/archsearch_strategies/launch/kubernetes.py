@@ -56,7 +56,7 @@ class KubernetesLauncher:
         self._workers: dict[str, TrackedJob] = {}
         self._dropped: set[str] = set()  # over and done with; what the watch still says of them does not count
         self._to_delete: set[str] = set()
-        self._wanted = 0
+        self._wanted: dict[int, int] = {}  # Jobs by the number of their pods
         self._counters: dict[int, int] = {}
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -80,8 +80,8 @@ class KubernetesLauncher:
             asyncio.create_task(self._work(), name="keep trial jobs"),
         ]
 
-    def ensure(self, workers: int) -> None:
-        self._wanted = max(0, workers)
+    def ensure(self, workers: int, groups: int = 0) -> None:
+        self._wanted = {self._context.spec.trials.nodes: max(0, groups)} | {1: max(0, workers)}
         self._wake.set()
 
     def update(self, spec: ExperimentSpec) -> None:
@@ -101,7 +101,7 @@ class KubernetesLauncher:
     async def stop(self, *, grace_seconds: float = 10.0) -> None:
         """Delete all trial Jobs, of earlier drivers too, and wait until they and their pods are gone."""
         await self.detach()
-        self._wanted = 0
+        self._wanted = {}
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_seconds + manifests.GRACE_SECONDS
         pause = 0.1
@@ -130,7 +130,8 @@ class KubernetesLauncher:
         """
         problems = template_problems(spec)
         name = names.trial_job(self._settings.experiment, 0, 0)
-        job = manifests.trial_job(spec, self._settings, name=name, url=manifests.lease_url(self._settings))
+        url = manifests.lease_url(self._settings)
+        job = manifests.trial_job(spec, self._settings, name=name, url=url, ranks=spec.trials.nodes)
         try:
             await self._api.create_job(job, dry_run=True)
         except ApiError as error:
@@ -207,8 +208,10 @@ class KubernetesLauncher:
         worker = self._workers.get(name)
         if worker is None:
             self._count(name)
-            worker = self._workers[name] = TrackedJob(name, now, now)
-        ready, failed = int(status.get("ready") or 0) > 0, int(status.get("failed") or 0)
+            size = int((job.get("spec") or {}).get("completions") or 1)
+            worker = self._workers[name] = TrackedJob(name, now, now, size)
+        up, done, failed = (int(status.get(key) or 0) for key in ("ready", "succeeded", "failed"))
+        ready = up > 0 and up + done >= worker.size
         over = [kind for kind in ("Complete", "Failed") if pods.condition(status, kind).get("status") == "True"]
         worker.condition = over[0] if over else ""
         worker.suspended = bool((job.get("spec") or {}).get("suspend"))
@@ -216,11 +219,11 @@ class KubernetesLauncher:
             worker.ever_ready, worker.unready_since, worker.waiting = True, None, None
         elif worker.unready_since is None:
             worker.unready_since = now
-        if failed > worker.failed or (worker.ready and not ready):
+        if failed > worker.failed or up < worker.pods_ready:
             worker.look_at = now
         if worker.look_at or worker.ready != ready:
             self._look_seconds = self._timing.look
-        worker.ready, worker.failed = ready, failed
+        worker.ready, worker.pods_ready, worker.failed = ready, up, failed
 
     def _vanished(self, worker: TrackedJob) -> None:
         """Somebody deleted the Job. Its worker was told to go; a new Job takes its place."""
@@ -250,7 +253,7 @@ class KubernetesLauncher:
     def _pause(self) -> float | None:
         now = self._loop.time()
         due = [self._look_due(worker) for worker in self._workers.values() if worker.look_at or not worker.ready]
-        if self._wanted > len(self._workers) or self._to_delete:
+        if self._missing() or self._to_delete:
             due.append(max(self._retry_at, now + 1 / self._timing.rate))
         return max(0.02, min(due) - now) if due else None
 
@@ -314,7 +317,8 @@ class KubernetesLauncher:
         if end is not None:
             if uid not in worker.reported:
                 worker.reported.add(uid)
-                self._context.on_lost(WorkerLost(worker.name, end.failure, end.message, end.refused))
+                name = pod["metadata"]["name"]
+                self._context.on_lost(WorkerLost(worker.name, end.failure, end.message, end.refused, name))
             return
         silent = pods.lost_touch(pod)
         if not silent and not pods.terminating(pod):
@@ -343,22 +347,43 @@ class KubernetesLauncher:
     def _drop_surplus(self) -> None:
         """Idle workers end by themselves; one that never got a node would wait for ever."""
         now = self._loop.time()
-        stuck = [
-            worker
-            for worker in sorted(self._workers.values(), key=lambda each: -each.since)
-            if worker.unready_since is not None and now - worker.unready_since >= self._timing.slow
-        ]
-        for worker in stuck[: max(0, len(self._workers) - self._wanted)]:
-            self._drop(worker, delete=True)
+        for size, alive in self._by_size().items():
+            stuck = [
+                worker
+                for worker in sorted(alive, key=lambda each: -each.since)
+                if worker.unready_since is not None and now - worker.unready_since >= self._timing.slow
+            ]
+            for worker in stuck[: max(0, len(alive) - self._wanted.get(size, 0))]:
+                self._drop(worker, delete=True)
+
+    def _by_size(self) -> dict[int, list[TrackedJob]]:
+        found: dict[int, list[TrackedJob]] = {}
+        for worker in self._workers.values():
+            found.setdefault(worker.size, []).append(worker)
+        return found
+
+    def _missing(self) -> list[int]:
+        """Sizes of the Jobs to make now.
+
+        Those of several pods come one after another: two that each got half of the nodes would wait for ever.
+        """
+        found, there = [], self._by_size()
+        for size, wanted in self._wanted.items():
+            alive = there.get(size, [])
+            missing = max(0, wanted - len(alive))
+            if size > 1:
+                missing = min(missing, int(all(worker.ready for worker in alive)))
+            found += [size] * missing
+        return found
 
     async def _fill(self) -> None:
         """Create what is missing in batches of 1, 2, 4, …: when creation fails, it fails for few."""
         now = self._loop.time()
-        while now >= self._retry_at and (missing := self._wanted - len(self._workers)) > 0:
-            batch = self._bucket.take(min(missing, self._batch), now)
+        while now >= self._retry_at and (missing := self._missing()):
+            batch = self._bucket.take(min(len(missing), self._batch), now)
             if not batch:
                 return
-            new = [self._reserve() for _ in range(batch)]
+            new = [self._reserve(size) for size in missing[:batch]]
             results = await asyncio.gather(*(self._create(worker) for worker in new), return_exceptions=True)
             errors = [result for result in results if isinstance(result, BaseException)]
             if errors:
@@ -374,12 +399,12 @@ class KubernetesLauncher:
             self._batch, self._retry_seconds, self._refused = self._batch * 2, self._timing.retry, None
             now = self._loop.time()
 
-    def _reserve(self) -> TrackedJob:
+    def _reserve(self, size: int) -> TrackedJob:
         now = self._loop.time()
         epoch = self._context.epoch
         counter = self._counters[epoch] = self._counters.get(epoch, 0) + 1
         name = names.trial_job(self._settings.experiment, epoch, counter)
-        worker = self._workers[name] = TrackedJob(name, float("inf"), now)
+        worker = self._workers[name] = TrackedJob(name, float("inf"), now, size)
         return worker
 
     async def _create(self, worker: TrackedJob) -> None:
@@ -389,6 +414,7 @@ class KubernetesLauncher:
             name=worker.name,
             url=self._context.lease_url,
             labels=self._context.labels,
+            ranks=worker.size,
         )
         try:
             await self._api.create_job(job)
@@ -432,7 +458,7 @@ class KubernetesLauncher:
         found += [self._refused] if self._refused is not None else []
         gravest = min(found, key=lambda each: _SEVERITY.index(each.reason), default=None)
         if gravest is not None:
-            missing = max(self._wanted, len(self._workers))
+            missing = max(sum(self._wanted.values()), len(self._workers))
             ready = sum(worker.ready for worker in self._workers.values())
             gravest = replace(gravest, message=f"{missing - ready} of {missing} workers wait: {gravest.message}")
         if gravest != self._told:

@@ -9,10 +9,12 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from archsearch.protocol import FailureClass
+from archsearch.protocol import LOOPBACK, FailureClass
 from archsearch.spec import names
 from archsearch.spec.experiment import ExperimentSpec, Isolation
 from archsearch.store import Credentials
@@ -30,6 +32,7 @@ _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - where there is one, secrets never 
 @dataclass(eq=False)
 class _Worker:
     name: str
+    job: str  # its own name, or that of its group
     process: asyncio.subprocess.Process
     log: Path
     folder: Path
@@ -76,6 +79,7 @@ class LocalLauncher:
         self._wanted = 0
         self._counter = 0
         self._starting = 0
+        self._groups: set[str] = set()
         self._workers: set[_Worker] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause = 0.0
@@ -101,15 +105,27 @@ class LocalLauncher:
         logs.mkdir(parents=True, exist_ok=True)
         self._started = _Place(context, context.spec, base, logs)
 
-    def ensure(self, workers: int) -> None:
-        """Start workers until so many are alive."""
+    def ensure(self, workers: int, groups: int = 0) -> None:
+        """Start workers until so many are alive, and so many groups of those that run a trial together."""
+        if self._stopping.is_set():
+            return
         self._wanted = workers
-        missing = workers - self.alive()
-        for _ in range(0 if self._stopping.is_set() else missing):
+        for _ in range(workers - self._single() - self._starting):
             self._starting += 1
-            task = asyncio.get_running_loop().create_task(self._run_worker())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._run(self._run_worker())
+        for _ in range(groups - len(self._groups)):
+            self._counter += 1
+            name = f"local-{os.getpid()}-{self._counter}"
+            self._groups.add(name)
+            self._run(self._run_group(name))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _single(self) -> int:
+        return sum(worker.name == worker.job for worker in self._workers)
 
     def update(self, spec: ExperimentSpec) -> None:
         self._place.spec = spec
@@ -143,14 +159,34 @@ class LocalLauncher:
     async def _run_worker(self) -> None:
         """One worker from start to end, after the back-off's pause."""
         try:
-            if self._pause:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._pause)
-            if self._stopping.is_set() or len(self._workers) >= self._wanted:
+            await self._back_off()
+            if self._stopping.is_set() or self._single() >= self._wanted:
                 return
             worker = await self._spawn()
         finally:
             self._starting -= 1
+        await self._follow(worker)
+
+    async def _run_group(self, name: str) -> None:
+        """Workers that run trials together, each until it is done; one that ends before is started again."""
+        try:
+            await asyncio.gather(*(self._run_rank(name, rank) for rank in range(self._place.spec.trials.nodes)))
+        finally:
+            self._groups.discard(name)
+
+    async def _run_rank(self, group: str, rank: int) -> None:
+        while not self._stopping.is_set():
+            if await self._follow(await self._spawn(group, rank)) == names.EXIT_DONE:
+                return
+            await self._back_off()
+
+    async def _back_off(self) -> None:
+        if self._pause:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._pause)
+
+    async def _follow(self, worker: _Worker) -> int:
+        """To its end, which is told; gives back its exit code."""
         self._workers.add(worker)
         try:
             if self._stopping.is_set():
@@ -164,12 +200,13 @@ class LocalLauncher:
             self._workers.discard(worker)
             shutil.rmtree(worker.folder, ignore_errors=True)
         self._ended(worker, status)
+        return status
 
-    async def _spawn(self) -> _Worker:
+    async def _spawn(self, group: str = "", rank: int = 0) -> _Worker:
         place = self._place
         context, spec = place.context, place.spec
         self._counter += 1
-        name = f"local-{os.getpid()}-{self._counter}"
+        name = f"{group}-{rank}-{self._counter}" if group else f"local-{os.getpid()}-{self._counter}"
         folder = place.base / name
         self._write_secrets(folder / "secrets", context.token)
         (folder / "work").mkdir()
@@ -186,13 +223,13 @@ class LocalLauncher:
                 "--per-job",
                 str(per_job),
                 *self._arguments,
-                env=self._environment(name, folder, context.lease_url),
+                env=self._environment(name, folder, context.lease_url) | self._member(group, rank),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is for the driver, which then asks the workers
             )
-        return _Worker(name, process, log, folder)
+        return _Worker(name, group or name, process, log, folder)
 
     def _environment(self, name: str, folder: Path, url: str) -> dict[str, str]:
         """This process's environment without its keys, and what the worker is told."""
@@ -209,6 +246,19 @@ class LocalLauncher:
         if self._code_dir is not None:
             environment[names.ENV_CODE_DIR] = str(self._code_dir)
         return environment
+
+    def _member(self, group: str, rank: int) -> dict[str, str]:
+        """What one of a group is told beside."""
+        if not group:
+            return {}
+        spec = self._place.spec
+        return {
+            names.ENV_JOB_NAME: group,
+            names.ENV_RANK: str(rank),
+            names.ENV_RANKS: str(spec.trials.nodes),
+            names.ENV_ADDRESS: LOOPBACK,
+            names.ENV_CPUS: str(max(1, Cgroup().cpus() // (spec.parallel_trials * spec.trials.nodes))),
+        }
 
     def _write_secrets(self, folder: Path, token: str) -> None:
         folder.parent.mkdir(mode=0o700)
@@ -234,7 +284,8 @@ class LocalLauncher:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
         message = f"worker {worker.name} {how}; its log: {worker.log}{_tail(worker.log)}"
         failure = FailureClass.PREEMPTED if told_to_go else FailureClass.INFRASTRUCTURE
-        self._place.context.on_lost(WorkerLost(worker.name, failure, message, refused=status == names.EXIT_REFUSED))
+        refused = status == names.EXIT_REFUSED
+        self._place.context.on_lost(WorkerLost(worker.job, failure, message, refused, worker.name))
 
 
 def _sweep(parent: Path) -> None:

@@ -87,8 +87,9 @@ def trial_job(
     name: str,
     url: str,
     labels: Mapping[str, str] | None = None,
+    ranks: int = 1,
 ) -> JsonObject:
-    """The Job of one worker.
+    """The Job of one worker, or of several that run a trial together: an Indexed Job, an index a rank.
 
     Args:
         spec: the experiment's spec.
@@ -96,6 +97,8 @@ def trial_job(
         name: the Job's name.
         url: where the worker leases.
         labels: labels of Job and pod beside archsearch's own.
+        ranks: pods of the Job. They need no Service: each tells its address when it asks for a trial, and the driver
+            tells rank 0's to the others.
     """
     template = spec.trials.template
     ours = {
@@ -124,13 +127,14 @@ def trial_job(
             "ownerReferences": [owner(settings)],
         },
         "spec": {
-            "completions": 1,
-            "parallelism": 1,
+            "completions": ranks,
+            "parallelism": ranks,
+            **({"completionMode": "Indexed"} if ranks > 1 else {}),
             "backoffLimit": BACKOFF_LIMIT,
             "ttlSecondsAfterFinished": TTL_SECONDS,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules()},
-            "template": {"metadata": pod_metadata, "spec": _pod(spec, settings, name, url)},
+            "template": {"metadata": pod_metadata, "spec": _pod(spec, settings, name, url, ranks)},
         },
     }
 
@@ -157,7 +161,7 @@ def _failure_rules() -> list[JsonObject]:
     ]
 
 
-def _pod(spec: ExperimentSpec, settings: DriverSettings, job: str, url: str) -> JsonObject:
+def _pod(spec: ExperimentSpec, settings: DriverSettings, job: str, url: str, ranks: int) -> JsonObject:
     template = spec.trials.template
     passed = _given(
         {
@@ -188,7 +192,7 @@ def _pod(spec: ExperimentSpec, settings: DriverSettings, job: str, url: str) -> 
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "initContainers": [_init_container(settings)],
-        "containers": [_worker(spec, settings, job, url)],
+        "containers": [_worker(spec, settings, job, url, ranks)],
         "volumes": [*template.volumes, *_volumes(spec, settings)],
     }
 
@@ -217,7 +221,7 @@ def _init_container(settings: DriverSettings) -> JsonObject:
     }
 
 
-def _worker(spec: ExperimentSpec, settings: DriverSettings, job: str, url: str) -> JsonObject:
+def _worker(spec: ExperimentSpec, settings: DriverSettings, job: str, url: str, ranks: int) -> JsonObject:
     template = spec.trials.template
     mounts: list[JsonObject] = [
         {"name": _VOLUME_TMP, "mountPath": PATH_TMP},
@@ -231,10 +235,16 @@ def _worker(spec: ExperimentSpec, settings: DriverSettings, job: str, url: str) 
         "image": settings.trial_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "archsearch.worker"],
-        "args": ["--metrics-port", str(names.METRICS_PORT), "--per-job", per_job(spec)],
-        "env": [*_user_environment(template), *_environment(spec, job, url)],
+        "args": [
+            *("--metrics-port", str(names.METRICS_PORT), "--per-job", per_job(spec)),
+            *(("--rendezvous-port", str(names.RENDEZVOUS_PORT)) if ranks > 1 else ()),
+        ],
+        "env": [*_user_environment(template), *_environment(spec, job, url), *_member(ranks)],
         **_given({"envFrom": template.env_from}),
-        "ports": [{"name": "metrics", "containerPort": names.METRICS_PORT, "protocol": "TCP"}],
+        "ports": [
+            _port("metrics", names.METRICS_PORT),
+            *([_port("rendezvous", names.RENDEZVOUS_PORT)] if ranks > 1 else []),
+        ],
         "resources": _resources(template),
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -258,6 +268,25 @@ def _environment(spec: ExperimentSpec, job: str, url: str) -> list[JsonObject]:
     if _code_config_map(spec):
         environment.append({"name": names.ENV_CODE_DIR, "value": names.PATH_CODE})
     return environment
+
+
+def _port(name: str, number: int) -> JsonObject:
+    return {"name": name, "containerPort": number, "protocol": "TCP"}
+
+
+def _member(ranks: int) -> list[JsonObject]:
+    """What a pod of several is told of itself."""
+    if ranks == 1:
+        return []
+
+    def field(name: str, path: str) -> JsonObject:
+        return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+    return [
+        field(names.ENV_RANK, "metadata.annotations['batch.kubernetes.io/job-completion-index']"),
+        {"name": names.ENV_RANKS, "value": str(ranks)},
+        field(names.ENV_ADDRESS, "status.podIP"),
+    ]
 
 
 def _user_environment(template: PodTemplate) -> list[JsonObject]:

@@ -29,7 +29,9 @@ class TrackedJob:
     name: str
     since: float
     unready_since: float | None
-    ready: bool = False
+    size: int = 1  # pods that run a trial together
+    ready: bool = False  # all of them
+    pods_ready: int = 0
     ever_ready: bool = False
     failed: int = 0
     condition: str = ""  # Complete or Failed once it is over

@@ -8,7 +8,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from archsearch.errors import ArchsearchError
 from archsearch.protocol import (
@@ -29,6 +29,7 @@ from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.retry import delay_seconds, may_retry
 from archsearch_strategies.driver.trials import Lease, Row, TrialTable
 from archsearch_strategies.launch.base import WorkerLost
+from archsearch_strategies.lease.groups import PATIENCE_SECONDS, Groups
 from archsearch_strategies.lease.judgement import judged
 from archsearch_strategies.strategy import CHECKPOINT_OF
 
@@ -106,6 +107,8 @@ class LeaseBook:
     @property
     def live(self) -> int:
         return len(self._live)
+        self._joint: deque[tuple[Row, float]] = deque()  # for all workers of a Job together
+        self._groups = Groups(settings.nodes, settings.lease_seconds, now)
 
     def adopt_leases(self, *, workers_died: bool) -> None:
         """After a restart: what was out stays with its worker for one lease time, in which a heartbeat claims it back.
@@ -128,17 +131,44 @@ class LeaseBook:
         if delay > 0:
             loop = asyncio.get_running_loop()
             self._timers = {timer for timer in self._timers if timer.when() > loop.time()}
+            if self._groups.is_joint(row):
+                self._groups.adopt(row)
             self._timers.add(loop.call_later(delay, self._offer_again, row, first))
             return
-        (self._first if first or row.number is None else self._queue).append((row, self._now()))
+        if self._groups.is_joint(row):
+            self._groups.expect(row)
+            self._joint.append((row, self._now()))
+        else:
+            (self._first if first or row.number is None else self._queue).append((row, self._now()))
         self.wake()
 
     def _offer_again(self, row: Row, first: bool) -> None:
         self.offer(row, first=first)
 
     def grant(self, request: LeaseRequest) -> Grant | None:
-        """Lease the next row to this worker; None where there is none, or enough are out."""
-        row = None if self.paused or self.over else self._pop()
+        """Lease the next row to this worker; None where there is none, or enough are out.
+
+        One of several workers gets its part of a trial when all of them ask.
+        """
+        if request.ranks > 1:
+            return self._grant_part(request)
+        row = None if self.paused or self.over else self._pop(self._first, self._queue)
+        return None if row is None else self._lease(row, request)
+
+    def idle_seconds(self, request: LeaseRequest) -> float | None:
+        """How long a worker waits for a trial before it goes; None: as long as any."""
+        return PATIENCE_SECONDS if request.ranks > 1 and self._groups.open else None
+
+    def _grant_part(self, request: LeaseRequest) -> Grant | None:
+        groups = self._groups
+        groups.asks(request)
+        if (part := groups.part(request)) is not None:
+            return part
+        for left in groups.deserted(request):
+            message = f"rank {request.rank} of {request.ranks} ({request.worker}) has lost its part of the trial"
+            self._end_attempt(left, Outcome(state=TrialState.PENDING, failure=FailureClass.PREEMPTED, message=message))
+        asked = [] if self.paused or self.over else groups.ready(request)
+        row = self._pop(self._joint) if asked else None
         if row is None:
             return None
         secret = secrets.token_urlsafe(24)
@@ -152,6 +182,11 @@ class LeaseBook:
             self._controls[lease.digest] = row
         else:
             self._journal.write(
+        groups.begin(row, self._lease(row, asked[0]), asked)
+        self.wake()
+        return groups.part(request)
+
+    def _lease(self, row: Row, request: LeaseRequest) -> Grant:
                 r.Leased(
                     number=row.number,
                     attempt=lease.attempt,
@@ -169,7 +204,7 @@ class LeaseBook:
             lease=secret,
             fence=Fence(epoch=lease.epoch, counter=lease.counter),
             lease_seconds=self.settings.lease_seconds,
-            report_seconds=self.settings.lease_seconds / REPORTS_PER_LEASE,
+            report_seconds=self._report_seconds(),
             assignment=assignment,
         )
 
@@ -186,7 +221,7 @@ class LeaseBook:
             return ReportReply(action="stop")
         if row not in self._live:
             self._reclaim(row)
-        self._live[row] = self._now() + self.settings.lease_seconds
+        self._live[row] = self._groups.heard(row, request.rank) if joint else self._now() + self.settings.lease_seconds
         if row.number is not None and (request.points or request.checkpoint):
             self._journal.write(
                 r.Reported(number=row.number, points=list(request.points), checkpoint=request.checkpoint)
@@ -200,26 +235,35 @@ class LeaseBook:
 
         Returns:
             False: the trial was leased again meanwhile, or is not known; the result is dropped.
+        joint = self._groups.is_joint(row)
 
+            if joint:
+                raise LeaseLost("this attempt is over: another rank of the trial ended, or was lost")
         Raises:
             Fenced, StoreError: it could not be made durable.
         """
         row = self._find(request.lease, request.fence)
         if row is None or (self._dropped(row) and not row.finished):
             return False
-        if not row.finished and not self._was_returned(row, request.outcome):
-            if row not in self._live:
-                self._reclaim(row)
+        if not row.finished and not self._was_returned(row, request):
             if row.number is not None and request.points:
                 self._journal.write(r.Reported(number=row.number, points=list(request.points)))
-            self._conclude(row, request.outcome)
+            outcome: Outcome | None = request.outcome
+            if row not in self._live:
+                self._reclaim(row)
+            elif self._groups.is_joint(row):
+                outcome = self._groups.handed(row, request.rank, request.outcome)
+            if outcome is not None:
+                self._conclude(row, outcome)
+            else:
+                self._live[row] = self._groups.deadline(row)
         await self._journal.settled()
         return True
 
     def lost(self, worker: WorkerLost) -> None:
         """A worker ended without being done: what it had is returned at once, not when the lease runs out."""
         for row in [row for row in self._live if row.lease is not None and row.lease.job == worker.job]:
-            if self._dropped(row):
+            if self._dropped(row) or not self._groups.includes(row, worker.worker):
                 continue
             self._end_attempt(row, Outcome(state=TrialState.FAILED, failure=worker.failure, message=worker.message))
 
@@ -233,9 +277,11 @@ class LeaseBook:
             self._end_attempt(row, Outcome(state=TrialState.PENDING, failure=FailureClass.PREEMPTED, message=message))
 
     def wake(self, every: bool = False) -> None:
-        """Let one waiting worker (or every one) look again."""
+        """Let one waiting worker (or every one) look again; where some wait for other trials than the rest, all."""
+        every = every or self.settings.nodes > 1
         while self._waiters:
             waiter = self._waiters.popleft()
+        self._groups.lost(worker.job, worker.worker)
             if not waiter.done():
                 waiter.set_result(None)
                 if not every:
@@ -246,6 +292,9 @@ class LeaseBook:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
+            if self._groups.is_joint(row):
+                self._conclude(row, self._groups.verdict(row))
+                continue
             await asyncio.wait_for(asyncio.shield(waiter), seconds)
         except TimeoutError:
             pass
@@ -271,14 +320,15 @@ class LeaseBook:
         self._timers.clear()
         self.wake(every=True)
 
-    def _pop(self) -> Row | None:
+    def _pop(self, *queues: deque[tuple[Row, float]]) -> Row | None:
         full = self._table.counts[TrialState.RUNNING] >= self.settings.parallelism
-        for queue in (self._first, self._queue):
+        for queue in queues:
             for _ in range(len(queue)):
                 row, offered = queue.popleft()
                 if row.state is not TrialState.PENDING:
                     continue  # claimed back, or its result came late
                 if self.ended and _of_search(row):
+            self._groups.end(row, finished=True)
                     continue
                 if full and row.number is not None:
                     queue.appendleft((row, offered))
@@ -297,9 +347,13 @@ class LeaseBook:
     def _dropped(self, row: Row) -> bool:
         return self.over or (self.ended and _of_search(row))
 
-    def _was_returned(self, row: Row, outcome: Outcome) -> bool:
-        """A release that comes a second time, its first reply lost."""
-        return row not in self._live and outcome.state is TrialState.PENDING
+    def _was_returned(self, row: Row, request: ResultRequest) -> bool:
+        """A release that comes a second time, its first reply lost; or of several ranks, not the one that ended it."""
+        if row in self._live:
+            return False
+        state = request.outcome.state
+        late = self._groups.is_joint(row) and (request.rank > 0 or state is TrialState.FAILED)
+        return late or state is TrialState.PENDING
 
     def _reclaim(self, row: Row) -> None:
         if row.number is None:
@@ -342,6 +396,7 @@ class LeaseBook:
 
     def _finish(self, row: Row, outcome: Outcome) -> None:
         self._live.pop(row, None)
+        self._groups.end(row, finished=False)
         if row.number is None:
             row.state, row.failure, row.message = outcome.state, outcome.failure, outcome.message
             row.payload, row.artifacts, row.metrics = outcome.payload, outcome.artifacts, outcome.metrics
@@ -360,6 +415,9 @@ class LeaseBook:
                     time=self._wall(),
                 )
             )
+        self._groups.end(row, finished=True)
+        if outcome.state is TrialState.PRUNED and row.stop_reason and not outcome.message:
+            outcome = outcome.model_copy(update={"message": row.stop_reason})
         self._finished(row)
         self.wake()  # a place became free
 

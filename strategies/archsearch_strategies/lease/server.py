@@ -142,7 +142,9 @@ class LeaseServer:
                 return LeaseReply(state="granted", grant=grant)
             left = end - loop.time()
             if left <= 0:
-                return LeaseReply(state="wait", retry_seconds=_RETRY_SECONDS)
+                idle = self._book.idle_seconds(request) if self._book is not None else None
+                more = {} if idle is None else {"idle_seconds": idle}
+                return LeaseReply(state="wait", retry_seconds=_RETRY_SECONDS, **more)
             if self._book is not None:
                 await self._book.turn(left)
                 continue
