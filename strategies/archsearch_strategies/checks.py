@@ -31,6 +31,7 @@ from archsearch.spec.experiment import (
     Retention,
     Retrain,
     Storage,
+    StoppingSpec,
     StrategySpec,
     Trials,
     WarmStart,
@@ -40,6 +41,7 @@ from archsearch.spec.load import parse_experiment
 from archsearch.spec.problems import Problem, SpecError
 from archsearch.spec.unsupported import unsupported_problems
 from archsearch_strategies.making import evaluator_fidelities
+from archsearch_strategies.stopping import RULES
 
 if TYPE_CHECKING:
     from archsearch.store import Store
@@ -62,6 +64,7 @@ class _Parts:
     storage: Storage = field(default_factory=Storage)
     retention: Retention = field(default_factory=Retention)
     warm_start: list[WarmStart] = field(default_factory=list)
+    stopping: StoppingSpec | None = None
 
 
 def check_experiment(experiment: NASExperiment) -> list[Problem]:
@@ -82,6 +85,7 @@ def check_experiment(experiment: NASExperiment) -> list[Problem]:
         spec.storage,
         spec.retention,
         spec.warm_start,
+        spec.stopping,
     )
     return [*unsupported_problems(spec.to_json()), *_check(parts)]
 
@@ -112,6 +116,7 @@ def _sound_parts(spec: JsonObject) -> _Parts:
 def _check(parts: _Parts) -> list[Problem]:
     return [
         *_check_strategy(parts),
+        *_check_stopping(parts.stopping),
         *_check_space(parts),
         *_check_evaluator(parts),
         *_check_constraints(parts.constraints),
@@ -172,6 +177,13 @@ def _check_strategy(spec: _Parts) -> Iterator[Problem]:
             metrics,
             f"keep one, or take a strategy for several: {', '.join(_for_several()) or 'none is registered'}",
         )
+
+
+def _check_stopping(stopping: StoppingSpec | None) -> list[Problem]:
+    if stopping is None:
+        return []
+    name = stopping.name.value
+    return check_config(RULES[name].Config, stopping.config, "spec.stopping.config", f"stopping rule {name!r}")[1]
 
 
 def _for_several() -> list[str]:

@@ -57,7 +57,7 @@ class Strategy(Generic[C]):
 
     @property
     def highest_fidelity(self) -> float | None:
-        """The most that one of its trials is trained; None where trials name no fidelity. Only there a target counts."""
+        """The most that a trial is trained; None where trials name no fidelity. A target counts only there."""
         return None
 
     def check_fidelities(self) -> list[str]:

@@ -149,15 +149,19 @@ CROSS_FIELD = [
     _bad("mutate-two", "spec/modelSpace", {**_PYTHON, "mutate": [{"match": "a", "replace": {"candidates": {"k": "keep"}, "with": {"type": "torch.nn.ReLU"}}}]}, r"mutate\[0\]\.replace: give exactly one of candidates and with", r"exactly one of candidates and with"),
     _bad("mutate-repeated-call", "spec/modelSpace", {**_PYTHON, "mutate": [{"call": "relu", "repeat": {"depth": [1, 2]}}]}, r"mutate\[0\]: repeat is for modules: leave call out", r"repeat is for modules"),
     _bad("missing-kind", "kind", DROP, r"kind: is required and missing", r"[Kk]ind.*(not set|missing)"),
+    _bad("stopping-name", "spec/stopping", {"name": "hyperband"}, r"spec\.stopping\.name: .*asha.*median", r"spec\.stopping\.name.*(Unsupported value|asha)"),
 ]  # fmt: skip
 NOT_YET = [
-    _bad("stopping", "spec/stopping", {"name": "asha"}, r"spec\.stopping: is not supported yet", r"spec\.stopping is not supported yet"),
     _bad("nodes", "spec/trials", {"nodes": 2}, r"spec\.trials\.nodes: is not supported yet: .*\(it is 2\); leave it out or at 1", r"spec\.trials\.nodes is not supported yet"),
     _bad("resume-from", "spec/resumeFrom", "s3://b/run", r"spec\.resumeFrom: is not supported yet", r"resumeFrom is not supported yet"),
     _bad("code-uri", "spec/modelSpace", {"python": {"class": "m:N", "source": {"uri": "s3://b/c"}}}, r"spec\.modelSpace\.python\.source\.uri: is not supported yet", r"source\.uri is not supported yet"),
     _bad("queue", "spec/trials", {"queueName": "gpu"}, r"spec\.trials\.queueName: is not supported yet", r"queueName is not supported yet"),
 ]  # fmt: skip
 MEANING = [
+    _bad("stopping-key", "spec/stopping", {"name": "asha", "config": {"reducton": 3}}, r"spec\.stopping\.config\.reducton: no such option .*'reduction'"),
+    _bad("stopping-range", "spec/stopping", {"name": "median", "config": {"grace": 0}}, r"spec\.stopping\.config\.grace: expected 1 or more \(it is 0\)"),
+    _bad("fidelity-beyond", "spec/strategy", {"name": "asha", "config": {"maxFidelity": 9}}, r"spec\.strategy\.config: the evaluator offers the fidelities 1 to 2; between minFidelity 1 and maxFidelity 9 is 2 the highest"),
+    _bad("fidelity-single", "spec/strategy", {"name": "hyperband", "config": {"minFidelity": 2}}, r"spec\.strategy\.config: the only fidelity is 2, and with one there is nothing to promote to"),
     _bad("delete-storage", "spec/retention", {"onDelete": "Delete"}, r"spec\.retention\.onDelete: is not supported yet: .*leave it at Retain"),
     _bad("unknown-strategy", "spec/strategy/name", "regularised-evolution", r"spec\.strategy\.name: .*\(it is \"regularised-evolution\"\); did you mean 'regularized-evolution'"),
     _bad("unknown-strategy-key", "spec/strategy/config/populaton", 20, r"spec\.strategy\.config\.populaton: no such option .*'population'"),

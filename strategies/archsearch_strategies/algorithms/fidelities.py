@@ -86,7 +86,9 @@ def levels(least: int, most: int | None, reduction: int, known: Sequence[int]) -
     """
     if most is None:
         if not known:
-            raise UserError("how far a training in full goes is not known here: give maxFidelity, in the evaluator's unit")
+            raise UserError(
+                "how far a training in full goes is not known here: give maxFidelity, in the evaluator's unit"
+            )
         most = known[-1]
     usable = [each for each in known if least <= each <= most] if known else range(least, most + 1)
     if not usable or usable[-1] != most:

@@ -40,6 +40,7 @@ from archsearch_strategies.lease.book import LEASE_SECONDS
 from archsearch_strategies.lease.server import LeaseServer
 from archsearch_strategies.ledger import Ledger
 from archsearch_strategies.making import make_strategy
+from archsearch_strategies.stopping import make_rule
 from archsearch_strategies.strategy import Execution, Strategy, StrategyError, strategy_run
 
 logger = logging.getLogger(__name__)
@@ -228,11 +229,13 @@ class Driver:
             on_waiting=self._crew.waits,
             labels=self._labels,
         )
+        rule = self.table.watcher = make_rule(self.spec.stopping, self.spec.objectives)
         await self.launcher.start(self._context)
         if not self.spec.suspend:
             self.launcher.ensure(1)
         self._tell()
         session = self._opened = self.bulletin.session = await self._open()
+        session.book.rule = rule
         self._context.epoch = session.ledger.epoch
         if self.table.experiment is None:
             self._write(experiment_record(self.experiment, self._wall()))

@@ -58,6 +58,16 @@ class BookSettings:
     parallelism: int
     constraints: tuple[Constraint, ...] = ()
     lease_seconds: float = LEASE_SECONDS
+    nodes: int = 1  # workers of one supernet trial
+
+
+class Rule(Protocol):
+    """What the book needs of a stopping rule, which sees the reports in the table."""
+
+    name: ClassVar[str]
+
+    def reason(self, row: Row) -> str:
+        """Why the trial of the newest report should end; empty: it should go on."""
 
 
 class LeaseBook:
@@ -97,18 +107,19 @@ class LeaseBook:
         self._counter = 0
         self._queue: deque[tuple[Row, float]] = deque()  # (row, when it was offered)
         self._first: deque[tuple[Row, float]] = deque()  # before the queue: controls, and what was given back
+        self._joint: deque[tuple[Row, float]] = deque()  # for all workers of a Job together
+        self._groups = Groups(settings.nodes, settings.lease_seconds, now)
         self._live: dict[Row, float] = {}  # leased rows and when their lease runs out
         self._controls: dict[str, Row] = {}  # leases of describe and export
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._timers: set[asyncio.TimerHandle] = set()
         self.observe_wait: Callable[[float], None] = lambda seconds: None
         self.granted: Callable[[], None] = lambda: None
+        self.rule: Rule | None = None  # may stop trials, as far as their reports go
 
     @property
     def live(self) -> int:
         return len(self._live)
-        self._joint: deque[tuple[Row, float]] = deque()  # for all workers of a Job together
-        self._groups = Groups(settings.nodes, settings.lease_seconds, now)
 
     def adopt_leases(self, *, workers_died: bool) -> None:
         """After a restart: what was out stays with its worker for one lease time, in which a heartbeat claims it back.
@@ -120,6 +131,8 @@ class LeaseBook:
             if row.state is not TrialState.RUNNING:
                 continue
             self._live[row] = self._now() + self.settings.lease_seconds
+            if self._groups.is_joint(row):
+                self._groups.adopt(row)
             if workers_died:
                 message = "the worker ended with its driver"
                 self._end_attempt(
@@ -131,8 +144,6 @@ class LeaseBook:
         if delay > 0:
             loop = asyncio.get_running_loop()
             self._timers = {timer for timer in self._timers if timer.when() > loop.time()}
-            if self._groups.is_joint(row):
-                self._groups.adopt(row)
             self._timers.add(loop.call_later(delay, self._offer_again, row, first))
             return
         if self._groups.is_joint(row):
@@ -171,6 +182,11 @@ class LeaseBook:
         row = self._pop(self._joint) if asked else None
         if row is None:
             return None
+        groups.begin(row, self._lease(row, asked[0]), asked)
+        self.wake()
+        return groups.part(request)
+
+    def _lease(self, row: Row, request: LeaseRequest) -> Grant:
         secret = secrets.token_urlsafe(24)
         self._counter += 1
         lease = Lease(
@@ -182,11 +198,6 @@ class LeaseBook:
             self._controls[lease.digest] = row
         else:
             self._journal.write(
-        groups.begin(row, self._lease(row, asked[0]), asked)
-        self.wake()
-        return groups.part(request)
-
-    def _lease(self, row: Row, request: LeaseRequest) -> Grant:
                 r.Leased(
                     number=row.number,
                     attempt=lease.attempt,
@@ -208,6 +219,11 @@ class LeaseBook:
             assignment=assignment,
         )
 
+    def _report_seconds(self) -> float:
+        """A rule that stops trials wants to hear of them soon, if there are not very many."""
+        longest = self.settings.lease_seconds / REPORTS_PER_LEASE
+        return longest if self.rule is None else min(longest, max(1.0, self.settings.parallelism / 100))
+
     def report(self, request: ReportRequest) -> ReportReply:
         """Take metrics and heartbeat.
 
@@ -219,13 +235,18 @@ class LeaseBook:
             raise LeaseLost("this lease is not known here, or the trial was leased again")
         if row.finished or self._dropped(row):
             return ReportReply(action="stop")
+        joint = self._groups.is_joint(row)
         if row not in self._live:
+            if joint:
+                raise LeaseLost("this attempt is over: another rank of the trial ended, or was lost")
             self._reclaim(row)
         self._live[row] = self._groups.heard(row, request.rank) if joint else self._now() + self.settings.lease_seconds
         if row.number is not None and (request.points or request.checkpoint):
             self._journal.write(
                 r.Reported(number=row.number, points=list(request.points), checkpoint=request.checkpoint)
             )
+            if self.rule is not None and not row.stop and (reason := self.rule.reason(row)):
+                self._journal.write(r.Stopped(number=row.number, rule=self.rule.name, reason=reason))
         if row.stop:
             return ReportReply(action="stop")
         return ReportReply(action="release" if self.paused else "continue")
@@ -235,10 +256,7 @@ class LeaseBook:
 
         Returns:
             False: the trial was leased again meanwhile, or is not known; the result is dropped.
-        joint = self._groups.is_joint(row)
 
-            if joint:
-                raise LeaseLost("this attempt is over: another rank of the trial ended, or was lost")
         Raises:
             Fenced, StoreError: it could not be made durable.
         """
@@ -262,6 +280,7 @@ class LeaseBook:
 
     def lost(self, worker: WorkerLost) -> None:
         """A worker ended without being done: what it had is returned at once, not when the lease runs out."""
+        self._groups.lost(worker.job, worker.worker)
         for row in [row for row in self._live if row.lease is not None and row.lease.job == worker.job]:
             if self._dropped(row) or not self._groups.includes(row, worker.worker):
                 continue
@@ -272,6 +291,9 @@ class LeaseBook:
         now = self._now()
         for row in [row for row, deadline in self._live.items() if deadline <= now and not self._dropped(row)]:
             self.expired += 1
+            if self._groups.is_joint(row):
+                self._conclude(row, self._groups.verdict(row))
+                continue
             worker = row.lease.worker if row.lease is not None else ""
             message = f"nothing was heard of worker {worker} for {self.settings.lease_seconds:.0f} s"
             self._end_attempt(row, Outcome(state=TrialState.PENDING, failure=FailureClass.PREEMPTED, message=message))
@@ -281,7 +303,6 @@ class LeaseBook:
         every = every or self.settings.nodes > 1
         while self._waiters:
             waiter = self._waiters.popleft()
-        self._groups.lost(worker.job, worker.worker)
             if not waiter.done():
                 waiter.set_result(None)
                 if not every:
@@ -292,9 +313,6 @@ class LeaseBook:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
-            if self._groups.is_joint(row):
-                self._conclude(row, self._groups.verdict(row))
-                continue
             await asyncio.wait_for(asyncio.shield(waiter), seconds)
         except TimeoutError:
             pass
@@ -310,6 +328,7 @@ class LeaseBook:
         self.ended = True
         for row in [row for row in self._live if _of_search(row)]:
             del self._live[row]
+            self._groups.end(row, finished=True)
         self.wake(every=True)
 
     def close(self) -> None:
@@ -328,7 +347,6 @@ class LeaseBook:
                 if row.state is not TrialState.PENDING:
                     continue  # claimed back, or its result came late
                 if self.ended and _of_search(row):
-            self._groups.end(row, finished=True)
                     continue
                 if full and row.number is not None:
                     queue.appendleft((row, offered))
@@ -378,6 +396,7 @@ class LeaseBook:
             return
         delay = delay_seconds(failure, row.failures)
         self._live.pop(row, None)
+        self._groups.end(row, finished=False)
         if row.number is None:
             row.failures[failure] += 1
             row.state = TrialState.PENDING
@@ -396,7 +415,9 @@ class LeaseBook:
 
     def _finish(self, row: Row, outcome: Outcome) -> None:
         self._live.pop(row, None)
-        self._groups.end(row, finished=False)
+        self._groups.end(row, finished=True)
+        if outcome.state is TrialState.PRUNED and row.stop_reason and not outcome.message:
+            outcome = outcome.model_copy(update={"message": row.stop_reason})
         if row.number is None:
             row.state, row.failure, row.message = outcome.state, outcome.failure, outcome.message
             row.payload, row.artifacts, row.metrics = outcome.payload, outcome.artifacts, outcome.metrics
@@ -415,9 +436,6 @@ class LeaseBook:
                     time=self._wall(),
                 )
             )
-        self._groups.end(row, finished=True)
-        if outcome.state is TrialState.PRUNED and row.stop_reason and not outcome.message:
-            outcome = outcome.model_copy(update={"message": row.stop_reason})
         self._finished(row)
         self.wake()  # a place became free
 

@@ -10,8 +10,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from archsearch.evaluate.table import Cost, Table
-from archsearch.evaluate.tabular import FIDELITY, Fidelity, Tabular, TabularConfig, numbered
-from archsearch.protocol import TrialState
+from archsearch.evaluate.tabular import Fidelity, Tabular, TabularConfig, numbered
+from archsearch.protocol import FIDELITY, TrialState
 from archsearch.space import SearchSpace
 from archsearch.spec import reasons
 from archsearch.spec.base import JsonObject

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from archsearch.protocol import FailureClass, TrialState
 from archsearch.space import Rng
@@ -29,6 +30,7 @@ class Answer:
     failure: FailureClass | None = None
     message: str = ""
     curve: tuple[Point, ...] = ()
+    payload: Any = None
 
 
 Answers = Callable[[Row], Answer]

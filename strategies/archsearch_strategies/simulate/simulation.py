@@ -24,7 +24,7 @@ from archsearch.protocol import (
     TrialState,
 )
 from archsearch.space import SearchSpace
-from archsearch.spec.experiment import Budget, EvaluatorSpec, ModelSpace, Objective, Retries, ZooSpace
+from archsearch.spec.experiment import Budget, EvaluatorSpec, ModelSpace, Objective, Retries, StoppingSpec, ZooSpace
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.search import End, Search
 from archsearch_strategies.driver.trials import Row, TrialTable
@@ -32,6 +32,7 @@ from archsearch_strategies.launch.base import WorkerLost
 from archsearch_strategies.lease.book import BookSettings
 from archsearch_strategies.simulate.cluster import Answer, Answers, Cluster, Fate, Point, fate
 from archsearch_strategies.simulate.parts import Clock, MemoryJournal, SimulatedBook, SimulatedSearch, drive
+from archsearch_strategies.stopping import make_rule
 from archsearch_strategies.strategy import Execution, Strategy, strategy_run
 
 STOPPED = "Stopped"  # the reason of an end that `Simulation.stop` brought about
@@ -95,6 +96,7 @@ class Simulation:
         parallelism: trials at one time (parallelTrials).
         retries: by class of failure.
         cluster: the workers.
+        stopping: a rule that ends trials by the points of their answers' curves.
         record: keep every record, for `restart` and `records`.
         on_result: called with each finished trial and the time.
     """
@@ -111,6 +113,7 @@ class Simulation:
         parallelism: int = 1,
         retries: Retries | None = None,
         cluster: Cluster | None = None,
+        stopping: StoppingSpec | None = None,
         record: bool = False,
         on_result: Callable[[Row, float], None] | None = None,
     ) -> None:
@@ -125,6 +128,7 @@ class Simulation:
         self._budget = budget or Budget()
         self._parallelism = parallelism
         self._retries = retries or Retries()
+        self._stopping = stopping
         self._record = record
         self._on_result = on_result or (lambda row, now: None)
         self._stop_asked = False
@@ -215,6 +219,7 @@ class Simulation:
 
     def _open(self, documents: list[dict[str, Any]]) -> None:
         self.table = TrialTable(self._objectives)
+        rule = self.table.watcher = make_rule(self._stopping, self._objectives)
         recorded = self.table.replay(documents)
         self.records = [r.parse(document) for document in documents]
         journal = MemoryJournal(self.table, self._written)
@@ -233,6 +238,7 @@ class Simulation:
         self._book = SimulatedBook(
             settings, self.table, journal, self.clock, assign=self._assign, finished=self._finished
         )
+        self._book.rule = rule
         run = strategy_run(self._space, self._objectives, seed=self._seed)
         self._keeps_weights = strategy.reuses_weights
         self._search = SimulatedSearch(
@@ -335,6 +341,7 @@ class Simulation:
             message=message,
             artifacts={"checkpoint": f"trials/{attempt.number}/weights"} if keeps else {},
             resources=Resources(wall_seconds=seconds, gpu_seconds=seconds),
+            payload=attempt.answer.payload if state is TrialState.SUCCEEDED else None,
         )
         heapq.heappush(self._idle, attempt.worker)
         request = ResultRequest(lease=attempt.grant.lease, fence=attempt.grant.fence, outcome=outcome)

@@ -7,7 +7,7 @@ from typing import Any
 from archsearch.errors import UserError
 from archsearch.evaluate.table import find_space
 from archsearch.evaluate.tabular import Tabular
-from archsearch.protocol import TrialState
+from archsearch.protocol import TrialKind, TrialState
 from archsearch.space import SearchSpace
 from archsearch.spec.experiment import NASExperiment
 from archsearch.spec.problems import SpecError
@@ -15,23 +15,30 @@ from archsearch.trial.context import Infeasible
 from archsearch_strategies.checks import check_experiment
 from archsearch_strategies.driver.trials import Row
 from archsearch_strategies.making import make_strategy
-from archsearch_strategies.simulate.cluster import Answer, Answers, Cluster
+from archsearch_strategies.simulate.cluster import Answer, Answers, Cluster, Point
 from archsearch_strategies.simulate.simulation import Simulated, Simulation
 
 
 def table_answers(evaluator: Tabular) -> Answers:
     """Answers of the evaluator `tabular`: its metrics after the table's seconds (one second, where it has no cost).
 
-    What the table lacks is infeasible, at no cost. UserError from the table comes out of the simulation.
+    What the table lacks is infeasible, at no cost. Trials of the kind proxy are answered from the table of proxies.
+    UserError from a table comes out of the simulation.
     """
     costs = bool(evaluator.config.cost)
 
     def answers(row: Row) -> Answer:
+        if row.kind is TrialKind.PROXY:
+            payload, proxies = evaluator.proxy_scores(row.params), evaluator.config.proxies
+            each = proxies.seconds if proxies is not None else 0.0
+            return Answer(seconds=each * len(payload["scores"]), payload=payload)
         try:
             found = evaluator.answer(row.architecture or {}, row.params, row.seed)
         except Infeasible as error:
             return Answer(seconds=0.0, state=TrialState.INFEASIBLE, message=str(error))
-        return Answer(found.metrics, found.seconds if costs else 1.0)
+        curve = evaluator.curve(row.architecture or {}, row.params, row.seed)
+        points = tuple(Point(each.seconds, each.fidelity - 1, each.metrics) for each in curve)
+        return Answer(found.metrics, found.seconds if costs else 1.0, curve=points)
 
     return answers
 
@@ -70,6 +77,7 @@ def simulate_experiment(
         parallelism=spec.parallel_trials,
         retries=spec.trials.retries,
         cluster=cluster,
+        stopping=spec.stopping,
         **options,
     )
     return simulation.run()

@@ -159,11 +159,20 @@ class StrategySpec(Model):
     )
 
 
+class StoppingName(StrEnum):
+    ASHA = "asha"
+    MEDIAN = "median"
+
+
 class StoppingSpec(Model):
     """Early stopping of trials, laid over the strategy."""
 
-    name: EntryName = Field(description="asha or median.")
-    config: FreeForm = Field(default_factory=dict, description="Options of the stopping rule.")
+    name: StoppingName = Field(
+        description="asha: at each rung only the best go on. median: what falls behind the median of earlier trials ends."
+    )
+    config: FreeForm = Field(
+        default_factory=dict, description="Options of the rule, for example {grace: 4, reduction: 3} of asha."
+    )
 
 
 class EvaluatorSpec(Model):

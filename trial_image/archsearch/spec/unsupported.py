@@ -54,7 +54,6 @@ class Unsupported:
 
 
 UNSUPPORTED = (
-    Unsupported("stopping", "no early-stopping rule is built in"),
     Unsupported("resumeFrom", "a run continues only in its own folder", ""),
     Unsupported("modelSpace.python.source.uri", "code comes from a ConfigMap or the trial image"),
     Unsupported("trials.nodes", "a trial runs in one pod", 1),
