@@ -8,7 +8,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from archsearch.errors import ArchsearchError
 from archsearch.protocol import (
@@ -61,6 +61,15 @@ class BookSettings:
     nodes: int = 1  # workers of one supernet trial
 
 
+class Rule(Protocol):
+    """What the book needs of a stopping rule, which sees the reports in the table."""
+
+    name: ClassVar[str]
+
+    def reason(self, row: Row) -> str:
+        """Why the trial of the newest report should end; empty: it should go on."""
+
+
 class LeaseBook:
     """All leases of one driver.
 
@@ -106,6 +115,7 @@ class LeaseBook:
         self._timers: set[asyncio.TimerHandle] = set()
         self.observe_wait: Callable[[float], None] = lambda seconds: None
         self.granted: Callable[[], None] = lambda: None
+        self.rule: Rule | None = None  # may stop trials, as far as their reports go
 
     @property
     def live(self) -> int:
@@ -205,9 +215,14 @@ class LeaseBook:
             lease=secret,
             fence=Fence(epoch=lease.epoch, counter=lease.counter),
             lease_seconds=self.settings.lease_seconds,
-            report_seconds=self.settings.lease_seconds / REPORTS_PER_LEASE,
+            report_seconds=self._report_seconds(),
             assignment=assignment,
         )
+
+    def _report_seconds(self) -> float:
+        """A rule that stops trials wants to hear of them soon, if there are not very many."""
+        longest = self.settings.lease_seconds / REPORTS_PER_LEASE
+        return longest if self.rule is None else min(longest, max(1.0, self.settings.parallelism / 100))
 
     def report(self, request: ReportRequest) -> ReportReply:
         """Take metrics and heartbeat.
@@ -230,6 +245,8 @@ class LeaseBook:
             self._journal.write(
                 r.Reported(number=row.number, points=list(request.points), checkpoint=request.checkpoint)
             )
+            if self.rule is not None and not row.stop and (reason := self.rule.reason(row)):
+                self._journal.write(r.Stopped(number=row.number, rule=self.rule.name, reason=reason))
         if row.stop:
             return ReportReply(action="stop")
         return ReportReply(action="release" if self.paused else "continue")
@@ -399,6 +416,8 @@ class LeaseBook:
     def _finish(self, row: Row, outcome: Outcome) -> None:
         self._live.pop(row, None)
         self._groups.end(row, finished=True)
+        if outcome.state is TrialState.PRUNED and row.stop_reason and not outcome.message:
+            outcome = outcome.model_copy(update={"message": row.stop_reason})
         if row.number is None:
             row.state, row.failure, row.message = outcome.state, outcome.failure, outcome.message
             row.payload, row.artifacts, row.metrics = outcome.payload, outcome.artifacts, outcome.metrics
