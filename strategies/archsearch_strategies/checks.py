@@ -19,6 +19,7 @@ from pydantic.alias_generators import to_camel
 from archsearch import registry
 from archsearch.errors import UserError
 from archsearch.evaluate.base import PROFILE_METRICS
+from archsearch.protocol import TrialKind
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import (
     Constraint,
@@ -176,6 +177,13 @@ def _check_strategy(spec: _Parts) -> Iterator[Problem]:
             f"strategy {name!r} improves one metric, and here are {len(metrics)}",
             metrics,
             f"keep one, or take a strategy for several: {', '.join(_for_several()) or 'none is registered'}",
+        )
+    if spec.trials.nodes > 1 and TrialKind.SUPERNET not in strategy.kinds:
+        yield Problem(
+            "spec.trials.nodes",
+            f"strategy {name!r} submits no supernet trials, and other trials run in one pod",
+            spec.trials.nodes,
+            "leave it at 1, or take a strategy that trains a supernet",
         )
 
 

@@ -152,12 +152,12 @@ CROSS_FIELD = [
     _bad("stopping-name", "spec/stopping", {"name": "hyperband"}, r"spec\.stopping\.name: .*asha.*median", r"spec\.stopping\.name.*(Unsupported value|asha)"),
 ]  # fmt: skip
 NOT_YET = [
-    _bad("nodes", "spec/trials", {"nodes": 2}, r"spec\.trials\.nodes: is not supported yet: .*\(it is 2\); leave it out or at 1", r"spec\.trials\.nodes is not supported yet"),
     _bad("resume-from", "spec/resumeFrom", "s3://b/run", r"spec\.resumeFrom: is not supported yet", r"resumeFrom is not supported yet"),
     _bad("code-uri", "spec/modelSpace", {"python": {"class": "m:N", "source": {"uri": "s3://b/c"}}}, r"spec\.modelSpace\.python\.source\.uri: is not supported yet", r"source\.uri is not supported yet"),
     _bad("queue", "spec/trials", {"queueName": "gpu"}, r"spec\.trials\.queueName: is not supported yet", r"queueName is not supported yet"),
 ]  # fmt: skip
 MEANING = [
+    _bad("nodes", "spec/trials", {"nodes": 2}, r"spec\.trials\.nodes: strategy 'regularized-evolution' submits no supernet trials.*\(it is 2\); leave it at 1"),
     _bad("stopping-key", "spec/stopping", {"name": "asha", "config": {"reducton": 3}}, r"spec\.stopping\.config\.reducton: no such option .*'reduction'"),
     _bad("stopping-range", "spec/stopping", {"name": "median", "config": {"grace": 0}}, r"spec\.stopping\.config\.grace: expected 1 or more \(it is 0\)"),
     _bad("fidelity-beyond", "spec/strategy", {"name": "asha", "config": {"maxFidelity": 9}}, r"spec\.strategy\.config: the evaluator offers the fidelities 1 to 2; between minFidelity 1 and maxFidelity 9 is 2 the highest"),

@@ -63,14 +63,14 @@ def test_a_bad_form_does_not_hide_bad_meaning() -> None:
     document = copy.deepcopy(SOUND)
     document["spec"]["seed"] = "x"
     document["spec"]["strategy"]["config"]["sample"] = 99
-    document["spec"]["trials"] = {"nodes": 3, "perJob": "auto"}
+    document["spec"]["trials"] = {"queueName": "gpu", "perJob": "auto"}
     document["spec"]["evaluator"]["name"] = "clasification"
     experiment, problems = check_document(document)
     assert experiment is None
     assert {problem.path for problem in problems} == {
         "spec.seed",
         "spec.trials.perJob",
-        "spec.trials.nodes",
+        "spec.trials.queueName",
         "spec.strategy.config",
         "spec.evaluator.name",
     }

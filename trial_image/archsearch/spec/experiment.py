@@ -168,7 +168,7 @@ class StoppingSpec(Model):
     """Early stopping of trials, laid over the strategy."""
 
     name: StoppingName = Field(
-        description="asha: at each rung only the best go on. median: what falls behind the median of earlier trials ends."
+        description="asha: at each rung only the best go on. median: what falls behind the median so far ends."
     )
     config: FreeForm = Field(
         default_factory=dict, description="Options of the rule, for example {grace: 4, reduction: 3} of asha."
@@ -311,7 +311,7 @@ class Trials(Model):
         default=Isolation.FORK,
         description="Fork: each trial in a forked child. InProcess: one after another in one child. Pod: a Job each.",
     )
-    nodes: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Pods of one supernet trial (torchrun).")
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Pods of one supernet trial, as torchrun has them; all others have one.")
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="CPU threads of a trial; 0: the CPU limit shared out. Recorded with each result."
     )

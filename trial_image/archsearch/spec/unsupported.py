@@ -56,7 +56,6 @@ class Unsupported:
 UNSUPPORTED = (
     Unsupported("resumeFrom", "a run continues only in its own folder", ""),
     Unsupported("modelSpace.python.source.uri", "code comes from a ConfigMap or the trial image"),
-    Unsupported("trials.nodes", "a trial runs in one pod", 1),
     Unsupported("trials.queueName", "trial Jobs are not handed to Kueue", ""),
 )
 
