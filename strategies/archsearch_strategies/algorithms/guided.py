@@ -11,6 +11,7 @@ from typing import Any
 
 from archsearch.protocol import FailureClass, TrialKind, TrialState
 from archsearch.space import Architecture
+from archsearch_strategies.algorithms.proxies import ProxyOptions, Stock
 from archsearch_strategies.algorithms.random import Unseen
 from archsearch_strategies.strategy import PriorPoint, Run, Trial
 
@@ -29,11 +30,13 @@ class Guided(ABC):
     Args:
         initial: usable results before the first fit.
         window: results that a fit sees.
+        proxies: options of zero-cost proxies, for a warm start.
     """
 
-    def __init__(self, run: Run, *, initial: int, window: int) -> None:
+    def __init__(self, run: Run, *, initial: int, window: int, proxies: ProxyOptions | None = None) -> None:
         self.run = run
         self.unseen = Unseen(run, starts=initial)
+        self.stock = Stock(proxies, run, self.unseen)
         self.history = History(window, run.prior)
         self.learned = 0  # results so far, failed ones too
         self.fits = 0
@@ -46,24 +49,30 @@ class Guided(ABC):
     def fit(self, wanted: int, pending: list[Architecture]) -> Callable[[], dict[str, Any]]:
         """The computation of `wanted` proposals, while `pending` are being tried. It sees only what is known now."""
 
+    async def prepare(self) -> None:  # noqa: B027  # most fits need nothing
+        """Ask for what the next fit needs besides results."""
+
     def take(self, answer: dict[str, Any]) -> None:
         """Use the answer of a fit."""
         proposals = [self.run.space.validate(each) for each in answer["proposals"]]
         self._proposals.extend(each for each in proposals if self.unseen.take(each))
 
     async def search(self) -> None:
+        await self.stock.warm(self._initial)
         async for trial in self.run.steady(self._propose):
             self.learned += 1
             del self._out[trial.number]
             self.history.add(trial)
+            self.stock.proxies.learn(trial)
             if self._due:
                 self.fits += 1
+                await self.prepare()
                 self.take(await self.run.memo(self._fit()))
 
     @property
     def _waiting(self) -> bool:
         """Results are there that were not learned yet."""
-        return self.run.handed > self.learned
+        return self.run.handed - self.stock.proxies.trials > self.learned
 
     @property
     def _due(self) -> bool:
@@ -72,7 +81,12 @@ class Guided(ABC):
 
     def _fit(self) -> Callable[[], dict[str, Any]]:
         wanted = max(self.run.free - len(self._proposals), 1 + self.learned // _FITS_EACH)
-        return self.fit(min(wanted, _BATCH), [*self._out.values(), *self._proposals][-self._window :])
+        return self.fit(min(wanted, _BATCH), self.pending)
+
+    @property
+    def pending(self) -> list[Architecture]:
+        """What is being tried or will be."""
+        return [*self._out.values(), *self._proposals][-self._window :]
 
     def _propose(self) -> Architecture | None:
         if self._proposals:
@@ -80,7 +94,7 @@ class Guided(ABC):
         elif self._waiting:
             return None  # they are learned first
         else:
-            architecture = self.unseen.draw()
+            architecture = self.stock.next(self.unseen.draw)
         if architecture is not None:
             self._out[self.run.submitted + 1] = architecture
         return architecture

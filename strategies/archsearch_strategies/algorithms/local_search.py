@@ -9,6 +9,7 @@ from itertools import islice
 from pydantic import Field
 
 from archsearch.space import Architecture
+from archsearch_strategies.algorithms.proxies import ProxyOptions, Stock, Use, allowing
 from archsearch_strategies.algorithms.random import Unseen
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
 
@@ -41,11 +42,19 @@ class LocalSearch(Strategy["LocalSearch.Config"]):
             default=Step.FIRST,
             description="First: move to the first better neighbour; Best: to the best when all neighbours are known.",
         )
+        proxies: ProxyOptions | None = Field(
+            default=None,
+            description="Zero-cost proxies that choose the first architectures (use WarmStart) or which neighbours are "
+            "tried first (Filter).",
+        )
+        _known_use = allowing(Use.WARM_START, Use.FILTER)
 
     async def search(self, run: Run) -> None:
         climbing = _Climbing(self.config, run)
+        await climbing.stock.warm(self.config.initial)
         async for trial in run.steady(climbing.propose):
             climbing.learn(trial)
+            await climbing.order()
 
 
 class _Climb:
@@ -56,6 +65,7 @@ class _Climb:
         self.here: Architecture | None = None
         self.score = float("-inf")
         self.todo: deque[Architecture] = deque()
+        self.ordered = False  # `todo`, by proxies
         self.out = 0  # trials whose results are to come
         self.best: Trial | None = None  # of those that came since the last move
 
@@ -66,6 +76,7 @@ class _Climbing:
     def __init__(self, config: LocalSearch.Config, run: Run) -> None:
         self._step, self._run = config.step, run
         self._unseen = Unseen(run, starts=config.initial)
+        self.stock = Stock(config.proxies, run, self._unseen)
         self._known: dict[str, tuple[float, Architecture]] = {}
         self._climbs = [_Climb(config.initial)]
         self._of: dict[int, _Climb] = {}
@@ -75,13 +86,14 @@ class _Climbing:
             architecture = self._next(climb)
             if architecture is not None:
                 return self._sent(climb, architecture)
-        start = self._unseen.draw()
+        start = self.stock.next(self._unseen.draw)
         if start is None:
             return None
         self._climbs.append(_Climb(0))
         return self._sent(self._climbs[-1], start)
 
     def learn(self, trial: Trial) -> None:
+        self.stock.proxies.learn(trial)
         climb = self._of.pop(trial.number)
         climb.out -= 1
         if trial.ok and trial.architecture is not None:
@@ -91,11 +103,25 @@ class _Climbing:
         if self._step is Step.FIRST and climb.here is not None:
             self._move(climb)
 
+    async def order(self) -> None:
+        """For a filter: put the neighbours that are to be tried in the order that proxies promise."""
+        proxies = self.stock.proxies
+        if not proxies.used_for(Use.FILTER):
+            return
+        for climb in self._climbs:
+            if not (climb.todo or climb.out or climb.starts or self._move(climb)):
+                self._look_up(climb)
+            if climb.todo and not climb.ordered:
+                todo = list(islice(climb.todo, proxies.options.candidates))
+                await proxies.score(todo)
+                climb.todo = deque([*proxies.best(todo, len(todo)), *islice(climb.todo, len(todo), None)])
+                climb.ordered = True
+
     def _next(self, climb: _Climb) -> Architecture | None:
         """What this climb wants tried now; a climb that has come to its end is dropped."""
         if climb.starts:
             climb.starts -= 1
-            return self._unseen.draw()
+            return self.stock.next(self._unseen.draw)
         while True:
             while climb.todo:
                 architecture = climb.todo.popleft()
@@ -133,6 +159,7 @@ class _Climbing:
                 break
             climb.here, climb.score = better, score
         climb.todo = deque(each for each in neighbours if each not in self._unseen)
+        climb.ordered = False
         return bool(climb.todo)
 
     def _neighbours(self, architecture: Architecture) -> list[Architecture]:

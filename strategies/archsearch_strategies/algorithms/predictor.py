@@ -10,9 +10,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from archsearch.space import Architecture, Rng, SearchSpace, SpaceError
-from archsearch_strategies.algorithms.features import Features, Matrix
+from archsearch_strategies.algorithms.features import Features, Matrix, ScoredFeatures
 from archsearch_strategies.algorithms.gaussian import GaussianProcess, Vector, expected_improvement, normal_scores
 from archsearch_strategies.algorithms.guided import Guided
+from archsearch_strategies.algorithms.proxies import ProxyOptions, Use, allowing
 from archsearch_strategies.algorithms.random import Unseen
 from archsearch_strategies.algorithms.threads import one_blas_thread
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
@@ -58,6 +59,13 @@ class Predictor(Strategy["Predictor.Config"]):
             default=0.02, ge=0.0, le=1.0, description="Probability of a random architecture instead of a predicted one."
         )
 
+        proxies: ProxyOptions | None = Field(
+            default=None,
+            description="Zero-cost proxies that choose the initial architectures (use WarmStart) or that the model "
+            "sees (Feature).",
+        )
+        _known_use = allowing(Use.WARM_START, Use.FEATURE)
+
         @model_validator(mode="after")
         def _bounded(self) -> Self:
             if self.initial > self.window:
@@ -70,11 +78,28 @@ class Predictor(Strategy["Predictor.Config"]):
 
 class _Evolution(Guided):
     def __init__(self, config: Predictor.Config, run: Run) -> None:
-        super().__init__(run, initial=config.initial, window=config.window)
+        super().__init__(run, initial=config.initial, window=config.window, proxies=config.proxies)
         self._config = config
         self._features = Features(run.space, run.rng.fork("features"))
         self._scales: dict[str, list[float]] = {}
         self._scaled = 0  # results when the scales were learned
+        self._candidates: list[Architecture] | None = None
+        self._active: list[str] = []  # proxies that the scales belong to
+
+    async def prepare(self) -> None:
+        """For proxies as features: candidates for the fit, scored, and all that it learns from."""
+        proxies, window = self.stock.proxies, self.history.window()
+        self._candidates = None
+        active = list(proxies.active) if proxies.used_for(Use.FEATURE) else []
+        if active:
+            known = [trial for trial in window if trial.ok]
+            rng = self.run.rng.fork(f"candidates {self.fits}")
+            count = proxies.options.candidates
+            self._candidates = _candidates(self._config, self.run.space, rng, self.unseen, known, count)
+            await proxies.score([*_architectures(window), *self.pending, *self._candidates])
+            active = list(proxies.active)  # they are gone where no trial gave scores
+        if active != self._active:
+            self._active, self._scales, self._scaled = active, {}, 0
 
     def take(self, answer: dict[str, Any]) -> None:
         super().take(answer)
@@ -86,7 +111,7 @@ class _Evolution(Guided):
         return _Fit(
             config=self._config,
             space=self.run.space,
-            features=self._features,
+            features=self._scored(pending) or self._features,
             rng=self.run.rng.fork(f"fit {self.fits}"),
             unseen=self.unseen,
             window=self.history.window(),
@@ -94,7 +119,14 @@ class _Evolution(Guided):
             scales=self._scales,
             learn=learn,
             wanted=wanted,
+            candidates=self._candidates,
         )
+
+    def _scored(self, pending: list[Architecture]) -> ScoredFeatures | None:
+        if self._candidates is None or not self._active:
+            return None
+        reference = [*_architectures(self.history.window()), *pending, *self._candidates]
+        return ScoredFeatures(self._features, self.stock.proxies, reference)
 
 
 @dataclass(frozen=True)
@@ -103,7 +135,7 @@ class _Fit:
 
     config: Predictor.Config
     space: SearchSpace
-    features: Features
+    features: Features | ScoredFeatures
     rng: Rng
     unseen: Unseen
     window: list[Trial]
@@ -111,6 +143,7 @@ class _Fit:
     scales: dict[str, list[float]]
     learn: bool  # new scales
     wanted: int
+    candidates: list[Architecture] | None  # None: to be drawn
 
     def __call__(self) -> dict[str, Any]:
         with one_blas_thread():
@@ -120,7 +153,10 @@ class _Fit:
         known = [trial for trial in self.window if trial.ok]
         targets = normal_scores(np.array([trial.score for trial in known]))
         model = self._model(known, targets, "value")
-        candidates = self._candidates(known)
+        candidates = self.candidates
+        if candidates is None:
+            count = max(self.config.candidates, 4 * self.wanted)
+            candidates = _candidates(self.config, self.space, self.rng, self.unseen, known, count)
         model.believe(self.features.of(self.pending))
         mean, covariance = model.posterior(self.features.of(candidates))
         scales = {"value": model.scales.tolist()}
@@ -137,27 +173,6 @@ class _Fit:
         features = self.features.of(_architectures(trials))
         start = self.scales.get(name, [])
         return GaussianProcess(features, targets, self.features.groups, start, learn=self.learn)
-
-    def _candidates(self, known: list[Trial]) -> list[Architecture]:
-        """New architectures, each once: mutations of the best, and some random ones."""
-        space, rng, found = self.space, self.rng, dict[str, Architecture]()
-        parents = _architectures(known[: self.config.parents])
-        for _ in range(max(self.config.candidates, 4 * self.wanted)):
-            child = space.sample(rng) if rng.random() < _RANDOM else self._child(parents)
-            if child not in self.unseen:
-                found[space.hash(child)] = child
-        return list(found.values())
-
-    def _child(self, parents: list[Architecture]) -> Architecture:
-        """One mutation or more of a parent; the square of a uniform number prefers the better ones."""
-        child = parents[int(len(parents) * self.rng.random() ** 2)]
-        try:
-            child = self.space.mutate(child, self.rng)
-            while self.rng.random() < _TWICE:
-                child = self.space.mutate(child, self.rng)
-        except SpaceError:  # nothing can be changed here: the parent itself, which is known
-            pass
-        return child
 
     def _choose(self, mean: Vector, covariance: Matrix, possible: Vector, best: float) -> list[int]:
         """Candidates one by one; what is chosen counts as observed for the next."""
@@ -178,6 +193,31 @@ class _Fit:
             column = covariance[:, index]
             covariance = covariance - np.outer(column, column) / (column[index] + 1e-6)
         return chosen
+
+
+def _candidates(
+    config: Predictor.Config, space: SearchSpace, rng: Rng, unseen: Unseen, known: list[Trial], count: int
+) -> list[Architecture]:
+    """New architectures, each once, from `count` draws: mutations of the best, and some random ones."""
+    found: dict[str, Architecture] = {}
+    parents = _architectures(known[: config.parents])
+    for _ in range(count):
+        child = space.sample(rng) if rng.random() < _RANDOM else _child(space, rng, parents)
+        if unseen.fresh(child):
+            found[space.hash(child)] = child
+    return list(found.values())
+
+
+def _child(space: SearchSpace, rng: Rng, parents: list[Architecture]) -> Architecture:
+    """One mutation or more of a parent; the square of a uniform number prefers the better ones."""
+    child = parents[int(len(parents) * rng.random() ** 2)]
+    try:
+        child = space.mutate(child, rng)
+        while rng.random() < _TWICE:
+            child = space.mutate(child, rng)
+    except SpaceError:  # nothing can be changed here: the parent itself, which is known
+        pass
+    return child
 
 
 def _architectures(trials: list[Trial]) -> list[Architecture]:

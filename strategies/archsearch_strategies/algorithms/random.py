@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from pydantic import Field
+
 from archsearch.space import Architecture, SpaceError
+from archsearch_strategies.algorithms.proxies import ProxyOptions, Stock, Use, allowing
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig
 
 # Draws that may repeat known architectures before the rest of a small space is listed and drawn from instead.
@@ -22,12 +25,18 @@ class RandomSearch(Strategy["RandomSearch.Config"]):
     several_objectives = True
 
     class Config(StrategyConfig):
-        """No options."""
+        proxies: ProxyOptions | None = Field(
+            default=None, description="Zero-cost proxies that choose among random architectures; use Filter."
+        )
+        _known_use = allowing(Use.FILTER)
 
     async def search(self, run: Run) -> None:
         unseen = Unseen(run)
-        async for _ in run.steady(unseen.draw):
-            pass
+        stock = Stock(self.config.proxies, run, unseen)
+        await stock.fill(unseen.draw)
+        async for trial in run.steady(lambda: stock.next(unseen.draw)):
+            stock.proxies.learn(trial)
+            await stock.fill(unseen.draw)
 
 
 class Unseen:
@@ -53,6 +62,12 @@ class Unseen:
             return False
         self._seen.add(digest)
         return True
+
+    def give_back(self, architecture: Architecture) -> None:
+        """Count an architecture as not tried after all."""
+        self._seen.discard(self._space.hash(architecture))
+        if self._rest is not None:
+            self._rest.insert(0, architecture)
 
     def draw(self) -> Architecture | None:
         """A new architecture, or None when the space has no more."""

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from archsearch.space import Architecture, Rng
+from archsearch_strategies.algorithms.proxies import ProxyOptions, Stock, Use, allowing
 from archsearch_strategies.algorithms.random import Unseen
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
 
@@ -32,6 +33,13 @@ class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
             default=25, ge=1, le=100_000, description="Candidates for a parent (S), drawn without replacement."
         )
 
+        proxies: ProxyOptions | None = Field(
+            default=None,
+            description="Zero-cost proxies that choose the first population (use WarmStart) or among children "
+            "(Filter).",
+        )
+        _known_use = allowing(Use.WARM_START, Use.FILTER)
+
         @model_validator(mode="after")
         def _bounded(self) -> Self:
             if self.sample > self.population:
@@ -44,14 +52,19 @@ class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
     async def search(self, run: Run) -> None:
         alive: deque[Trial] = deque(maxlen=self.config.population)
         unseen = Unseen(run)
+        stock = Stock(self.config.proxies, run, unseen)
 
-        def propose() -> Architecture | None:
-            founding = len(alive) + run.outstanding < self.config.population
+        def breed() -> Architecture | None:
+            founding = len(alive) + run.outstanding + len(stock) < self.config.population
             return _unseen(run, unseen, None if founding or not alive else self._parent(alive, run.rng))
 
-        async for trial in run.steady(propose):
+        await stock.warm(self.config.population)
+        await stock.fill(breed)
+        async for trial in run.steady(lambda: stock.next(breed)):
+            stock.proxies.learn(trial)
             if trial.ok:
                 alive.append(trial)
+            await stock.fill(breed)
 
     def _parent(self, alive: deque[Trial], rng: Rng) -> Architecture:
         parent = tournament(list(alive), self.config.sample, rng)
