@@ -4,39 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from archsearch.errors import ArchsearchError, UserError
-from archsearch.evaluate.proxies import SIZES, Proxy
+from archsearch.evaluate.proxies.params import ProxyParams
 from archsearch.evaluate.tabular import Tabular
-from archsearch.spec.base import JsonObject, Model
+from archsearch.spec.base import JsonObject
 
 if TYPE_CHECKING:
     from archsearch.evaluate.kinds import Setup
+    from archsearch.evaluate.proxies import Proxy
     from archsearch.evaluate.proxies.probe import Sample
     from archsearch.evaluate.proxies.scoring import Scores
     from archsearch.trial.context import TrialContext
 
-MOST_ARCHITECTURES = 1000
 MOST_WORDS = 500  # characters of a reason
-
-
-class ProxyParams(Model):
-    """Arguments of a trial of the kind proxy."""
-
-    architectures: Annotated[list[JsonObject], Field(min_length=1, max_length=MOST_ARCHITECTURES)]
-    proxies: Annotated[list[Proxy], Field(max_length=len(Proxy))] = Field(
-        default_factory=lambda: list(Proxy), description="Which scores; params and flops are always among them."
-    )
-    batch_size: Annotated[int, Field(ge=2, le=4096)] = Field(default=64, description="Inputs of one batch.")
-    batches: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="Batches for zico, which needs two.")
-
-    @property
-    def names(self) -> list[Proxy]:
-        """The sizes first, each name once."""
-        return list(dict.fromkeys([*SIZES, *self.proxies]))
 
 
 def score_all(context: TrialContext, setup: Setup) -> JsonObject:
@@ -54,9 +36,9 @@ def score_all(context: TrialContext, setup: Setup) -> JsonObject:
         UserError: params that make no sense, or nothing is known of the network's inputs.
         TrialStopped, TrialReleased: the trial was told to end.
     """
-    params = _params(context.assignment.params)
     if isinstance(setup.evaluator, Tabular):
-        return setup.evaluator.proxies(params.architectures, params.names)
+        return setup.evaluator.proxy_scores(context.assignment.params)
+    params = ProxyParams.read(context.assignment.params)
     found = _Collected.of(context)
     sample = _sample(context, setup, params)
     builder = _Builder(context, setup)
@@ -129,15 +111,6 @@ class _Builder:
         if isinstance(self.setup.evaluator, TrainingEvaluator):
             self.setup.evaluator.initialise(network)
         return score(network.to(self.context.device), sample, names, self.context.seed)
-
-
-def _params(raw: JsonObject) -> ProxyParams:
-    try:
-        return ProxyParams.model_validate(raw)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, ("params", *fault["loc"])))
-        raise UserError(f"a trial of the kind proxy: {where}: {fault['msg']}; it is {fault['input']!r:.80}") from None
 
 
 def _sample(context: TrialContext, setup: Setup, params: ProxyParams) -> Sample:
