@@ -13,9 +13,10 @@ from archsearch.errors import UserError
 from archsearch.evaluate.base import Evaluator, EvaluatorConfig
 from archsearch.evaluate.data.base import file_digest
 from archsearch.evaluate.proxies import Proxy
+from archsearch.evaluate.proxies.params import ProxyParams
 from archsearch.evaluate.proxies.tables import open_scores
 from archsearch.evaluate.table import Cost, Table, open_table
-from archsearch.protocol import FIDELITY, RESUMED_FIDELITY
+from archsearch.protocol import FIDELITY, RESUMED_FIDELITY, fidelity_of
 from archsearch.space.errors import listed, shown
 from archsearch.spec.base import JsonObject, MetricName, Model
 from archsearch.trial.context import Infeasible
@@ -175,7 +176,7 @@ class Tabular(Evaluator):
             seconds = max(0.0, seconds - self._seconds(row, earlier, seed))
         return Answer(metrics | {SECONDS: seconds}, seconds, row)
 
-    def proxies(self, architectures: Sequence[Mapping[str, Any]], names: Sequence[Proxy]) -> JsonObject:
+    def proxy_scores(self, params: JsonObject) -> JsonObject:
         """The payload of a trial of the kind proxy (see `archsearch.evaluate.proxies.trial`), from its table.
 
         A size (params, flops) that it lacks is looked for in the evaluator's own table.
@@ -189,8 +190,31 @@ class Tabular(Evaluator):
                 "of them in evaluator.config.proxies, or leave the strategy's option proxies out"
             )
         found = open_scores(self.config.proxies.table, self.table)
+        asked = ProxyParams.read(params)
         own = {str(name): column for name, column in self.config.proxies.columns.items()}
-        return found.payload(architectures, [str(name) for name in names], own)
+        return found.payload(asked.architectures, [str(name) for name in asked.names], own)
+
+    def curve(self, architecture: Mapping[str, Any], params: JsonObject | None = None, seed: int = 0) -> list[OnTheWay]:
+        """Where fidelities are points of one training, those that lie on the way to the answer.
+
+        From the one that the trial goes on from, up to its own, neither of them included; a missing value is no point.
+
+        Args:
+            architecture, params, seed: as for `answer`.
+        """
+        row = self.table.row(architecture)
+        if row is None or not self.config.continued:
+            return []
+        wanted, since = fidelity_of(params or {}), (params or {}).get(RESUMED, 0)
+        begun = self._seconds(row, self._fidelity(since)[1], seed) if since and self._fidelity(since)[1] else 0.0
+        points = []
+        for number in self.fidelities(self.config):
+            column, cost = self._fidelity(number)
+            value = self.table.value(row, column, self.config.seeds, seed)
+            if float(since) < number < wanted and value is not None:
+                seconds = self._seconds(row, cost, seed) - begun if cost else 0.0
+                points.append(OnTheWay(number, {self.config.metric: value}, max(0.0, seconds)))
+        return points
 
     def evaluate(self, model: Any, context: TrialContext) -> dict[str, float]:
         """`answer` for the assignment; `model` is not used. Raises what `answer` raises."""
