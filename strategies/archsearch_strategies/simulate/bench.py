@@ -10,7 +10,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from archsearch.evaluate.table import Cost, Table
-from archsearch.evaluate.tabular import Fidelity, Tabular, TabularConfig, numbered
+from archsearch.evaluate.tabular import Fidelity, ProxyTable, Tabular, TabularConfig, numbered
 from archsearch.protocol import FIDELITY, TrialState
 from archsearch.space import SearchSpace
 from archsearch.spec import reasons
@@ -39,6 +39,7 @@ class Bench:
         continued: they are points of one training.
         queries, cost_budget: distinct rows and simulated seconds that a run may use; at least one is given.
         parallel: trials at one time.
+        proxies: path of a table of zero-cost proxies, for strategies that use them; they cost no time.
     """
 
     table: str
@@ -52,6 +53,7 @@ class Bench:
     queries: int | None = None
     cost_budget: int | None = None
     parallel: int = 1
+    proxies: str = ""
 
     @property
     def objective(self) -> Objective:
@@ -163,6 +165,7 @@ def run_seed(bench: Bench, name: str, config: JsonObject, seed: int) -> Trace:
             cost=bench.cost,
             fidelities={key: Fidelity(metric=metric, cost=cost) for key, (metric, cost) in bench.fidelities.items()},
             continued=bench.continued,
+            proxies=ProxyTable(table=bench.proxies) if bench.proxies else None,
         ),
         table,
     )
