@@ -80,7 +80,8 @@ class DartsTrainer(SupernetTrainer[DartsConfig]):
 
         self.follow()
         parameters = list(self.alphas.parameters())
-        gradients = torch.autograd.grad(self.bench.loss(self.supernet.model, batch), parameters)
+        loss = self.bench.loss(self.supernet.model, batch)
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.architect.step()

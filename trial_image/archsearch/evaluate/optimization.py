@@ -101,7 +101,7 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
 
     def state(self) -> tuple[dict[str, Tensor], JsonObject]:
-        """Tensors (in host memory) and JSON of the optimizer and the loss scale."""
+        """Tensors (live ones) and JSON of the optimizer and the loss scale."""
         tensors, scalars = slots_of(self.optimizer)
         scaler = self.scaler.state_dict() if self.scaler is not None else {}
         return tensors, {"scalars": scalars, "scaler": scaler}
@@ -113,13 +113,13 @@ class Stepper:
 
 
 def slots_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], JsonObject]:
-    """What an optimizer remembers of its parameters: tensors (in host memory) and scalars, named INDEX.KEY."""
+    """What an optimizer remembers of its parameters: tensors (live ones) and scalars, named INDEX.KEY."""
     tensors: dict[str, Tensor] = {}
     scalars: JsonObject = {}
     for index, slots in optimizer.state_dict()["state"].items():
         for key, value in slots.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{key}"] = host_copy(value)
+                tensors[f"{index}.{key}"] = value.detach()
             else:
                 scalars[f"{index}.{key}"] = value
     return tensors, scalars
@@ -132,6 +132,11 @@ def load_slots(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], sca
         index, key = name.split(".", 1)
         slots.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, held in optimizer.state.items():
+        for key, value in held.items():
+            # Fused kernels walk through parameter and slot by address: both must be laid out alike.
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                held[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def host_copy(value: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ class Supernet:
             raise UserError(f"{type(model).__name__} has no choices: there is no supernet of it")
         self.choices: dict[str, Choice] = {choice.name: choice for choice in self.space.choices}
         self.mixers = dict(mixers or {})
+        self.observe: Callable[[LayerChoice, tuple[Any, ...], dict[str, Any]], object] | None = None  # sees each call
         self.architecture: Architecture | None = None  # the sampled one; None while choices are mixed
         self.layers: dict[str, list[LayerChoice]] = {}  # by the choice's name: the places that it decides
         self._mixtures: dict[str, Mixture] = {}
@@ -148,6 +149,8 @@ class Supernet:
     def layer(self, choice: LayerChoice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = self.name(choice)
         mixture = self.mixture(name)
+        if self.observe is not None:
+            self.observe(choice, args, kwargs)
         modules = [self._candidate(choice, i) for i in mixture.chosen]
         if mixture.weights is None and len(modules) == 1:
             return modules[0](*args, **kwargs)

@@ -78,11 +78,19 @@ class WeightOptimizer:
             self.scaler.unscale_(self.optimizer)
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_([p for p in self.parameters if p.grad is not None], self.config.clip_norm)
+        if self.config.momentum:
+            self._begin_momenta()
         if self.scaler is None:
             self.optimizer.step()
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+
+    def _begin_momenta(self) -> None:
+        """The fused kernel takes either no parameter's first step or every one's; from zero a step is the first one."""
+        for parameter in self.parameters:
+            if parameter.grad is not None and parameter not in self.optimizer.state:
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def state(self) -> tuple[dict[str, Tensor], JsonObject]:
         """For a checkpoint."""

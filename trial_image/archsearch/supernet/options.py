@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from archsearch.evaluate.options import Fraction, NotNegative, Precision, Rate
+from archsearch.evaluate.options import Fraction, NotNegative, PathText, Precision, Rate
 from archsearch.spec.base import Model
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -48,6 +48,12 @@ class SupernetConfig(Model):
     precision: Precision = Field(default=Precision.FLOAT32, description="float32, or mixed: bfloat16 or float16.")
     architecture_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
         default=0.5, description="Part of the training examples that only the architecture is learned on."
+    )
+    penalties: Annotated[list[Penalty], Field(max_length=4)] = Field(
+        default_factory=list, description="Expected costs of the architecture, added to its loss."
+    )
+    latency_table: PathText = Field(
+        default="", description="JSON file {CHOICE: {CANDIDATE: milliseconds}} for latencyMs; empty: measured here."
     )
     channels_last: bool = Field(default=True, description="Lay images out as convolutions like them best.")
     compile: bool = Field(

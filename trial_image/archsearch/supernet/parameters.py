@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from archsearch.errors import UserError
 from archsearch.space import Architecture, Categorical, Choice, SearchSpace, Subset
+from archsearch.supernet.edges import edges_of
 
 SKIPS = ("skip_connect", "identity", "skip")
 ZEROS = ("none", "zero")
@@ -130,19 +131,6 @@ class ArchitectureParameters(nn.Module):
 def is_free(choice: Choice) -> bool:
     """An input choice of any number of inputs."""
     return isinstance(choice, Subset) and choice.choose is None
-
-
-def edges_of(space: SearchSpace) -> dict[str, dict[int, str]]:
-    """Input choices whose inputs each carry an operation of their own: {choice: {position of the input: choice}}."""
-    found: dict[str, dict[int, str]] = {}
-    subsets = {choice.name: choice for choice in space.choices if isinstance(choice, Subset)}
-    for choice in space.choices:
-        terms = choice.when[0] if len(choice.when) == 1 else ()
-        if isinstance(choice, Categorical) and len(terms) == 1 and terms[0].choice in subsets:
-            subset = subsets[terms[0].choice]
-            if len(terms[0].values) == 1:
-                found.setdefault(subset.name, {})[subset.options.index(terms[0].values[0])] = choice.name
-    return {name: edges for name, edges in found.items() if len(edges) == len(subsets[name].options)}
 
 
 def derive(space: SearchSpace, probabilities: Mapping[str, Sequence[float]]) -> Architecture:
