@@ -18,7 +18,8 @@ from pydantic import BaseModel
 
 from archsearch import registry
 from archsearch.errors import ArchsearchError, UserError
-from archsearch.evaluate.table import Cost, Table, find_space
+from archsearch.evaluate.nas_bench_graph import graph_table
+from archsearch.evaluate.table import Cost, Table, find_space, write_table
 from archsearch.spec.base import JsonObject
 from archsearch.spec.explain import suggest
 from archsearch.spec.manifest import parse_yaml
@@ -28,6 +29,7 @@ from archsearch_strategies.checks import check_config
 from archsearch_strategies.simulate.bench import Bench, Trace, run_seed, spread, summarize, values
 
 BASELINE = "random"
+NAS_BENCH_GRAPH = "nas-bench-graph"
 _GRID = 200  # points of the curves over time
 
 Configs = Mapping[str, JsonObject]
@@ -52,7 +54,7 @@ def run_bench(
     """
     table = bench.load()
     configs = read_configs(strategies, settings)
-    check_strategies(configs, table)
+    check_strategies(configs, table, bench.levels)
     ran: Configs = configs if BASELINE in configs else {**configs, BASELINE: {}}
     traces = run_all(bench, ran, seeds, jobs)
     against = traces[BASELINE]
@@ -64,6 +66,21 @@ def run_bench(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_curves(bench, table, {name: traces[name] for name in configs}, folder)
+    return 0
+
+
+def export_table(source: str, name: str, path: Path) -> int:
+    """Write a table that a package brings as an npz.
+
+    Raises:
+        UserError: no such source or table, or the file cannot be written.
+    """
+    if source != NAS_BENCH_GRAPH:
+        raise UserError(f"no table source is named {source!r}; {suggest(source, [NAS_BENCH_GRAPH])}")
+    arrays = graph_table(name)
+    write_table(arrays, path)
+    columns = [column for column in arrays if column not in ("ops", "candidates", "choices")]
+    note(f"{path}: {len(arrays['ops']):,} rows; columns {', '.join(columns)}")
     return 0
 
 
@@ -144,7 +161,7 @@ def read_configs(strategies: Sequence[str], settings: Sequence[str]) -> dict[str
     return configs
 
 
-def check_strategies(configs: Configs, table: Table) -> None:
+def check_strategies(configs: Configs, table: Table, levels: Sequence[int]) -> None:
     """Raise UserError for a strategy that is not there, has other options, or cannot search the table's space."""
     known = registry.registered("archsearch.strategies")
     for name, config in configs.items():
@@ -155,7 +172,9 @@ def check_strategies(configs: Configs, table: Table) -> None:
         parsed, problems = check_config(model, config, f"--config {name}", f"strategy {name!r}")
         if problems:
             raise SpecError(problems)
-        if faults := found(parsed).check(table.space):
+        strategy = found(parsed)
+        strategy.fidelities = levels
+        if faults := [*strategy.check_fidelities(), *strategy.check(table.space)]:
             raise UserError(f"strategy {name!r} cannot search the table's space: {faults[0]}")
 
 

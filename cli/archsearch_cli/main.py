@@ -187,6 +187,19 @@ def export(
 
 @app.command()
 @_command
+def table(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="nas-bench-graph, a package of that name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Which of its tables: cora, citeseer, pubmed, ….")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The npz to write.")],
+) -> int:
+    """Write a published benchmark as a table for `archsearch bench` and the evaluator tabular."""
+    from archsearch_cli.bench import export_table
+
+    return export_table(source, name, out)
+
+
+@app.command()
+@_command
 def bench(
     table: Annotated[Path, typer.Option(metavar="FILE", help="An npz of measured architectures.")],
     metric: Annotated[str, typer.Option(metavar="COLUMN", help="What the strategies search for.")],

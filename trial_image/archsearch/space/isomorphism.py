@@ -39,6 +39,11 @@ def canonicaliser(name: str) -> Canonicaliser:
         ) from None
 
 
+def has_canonicaliser(name: str) -> bool:
+    """Whether `canonicaliser` knows the name here; that of a user's own space it may not."""
+    return name in _KNOWN
+
+
 def nasbench201_form(architecture: Architecture) -> str:
     """The function that a NAS-Bench-201 cell computes, as an expression over its input x; # is zero.
 
