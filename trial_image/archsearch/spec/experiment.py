@@ -311,7 +311,9 @@ class Trials(Model):
         default=Isolation.FORK,
         description="Fork: each trial in a forked child. InProcess: one after another in one child. Pod: a Job each.",
     )
-    nodes: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="Pods of one supernet trial, as torchrun has them; all others have one.")
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Pods of one supernet trial, as torchrun has them; all others have one."
+    )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="CPU threads of a trial; 0: the CPU limit shared out. Recorded with each result."
     )
