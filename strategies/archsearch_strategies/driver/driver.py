@@ -237,6 +237,9 @@ class Driver:
         session = self._opened = self.bulletin.session = await self._open()
         session.book.rule = rule
         self._context.epoch = session.ledger.epoch
+        if self.table.ended is None:
+            # Before the first record, so that a file with another warm start is not taken for another experiment's.
+            await self._earlier.read(self.table, self._patiently)
         if self.table.experiment is None:
             self._write(experiment_record(self.experiment, self._wall()))
         else:
@@ -277,8 +280,6 @@ class Driver:
 
     async def _accept(self) -> SearchSpace:
         """The search space, and the last checks that need it."""
-        if self.table.ended is None:
-            await self._earlier.read(self.table, self._patiently)
         space, origin = await find_space(self.store, self.spec, self.table.space, self._control)
         self._space = space
         identity = identity_parts(self.spec, space.digest, origin)
@@ -386,7 +387,8 @@ class Driver:
             await self.launcher.stop()
         await self._server.stop()
         if session is not None:
-            await session.close(r.Closed(time=self._wall()) if self.table.ended is None else None)
+            goes_on = self.table.ended is None and self.table.experiment is not None
+            await session.close(r.Closed(time=self._wall()) if goes_on else None)
         self._tell(last=True)
 
     # --- waiting and ticking
