@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 from pydantic import Field
 
 from archsearch.space import Architecture, SpaceError
+from archsearch.space.isomorphism import has_canonicaliser
 from archsearch_strategies.algorithms.proxies import ProxyOptions, Stock, Use, allowing
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig
 
@@ -51,6 +52,7 @@ class Unseen:
         self._seen: set[str] = set()
         self._starts = deque(starting_points(run, starts))
         self._rest: list[Architecture] | None = None  # shuffled, once drawing gave only repeats
+        self._forms: Counter[str] | None = Counter() if has_canonicaliser(run.space.canonicaliser) else None
 
     def __contains__(self, architecture: Architecture) -> bool:
         return self._space.hash(architecture) in self._seen
@@ -61,11 +63,21 @@ class Unseen:
         if digest in self._seen:
             return False
         self._seen.add(digest)
+        if self._forms is not None:
+            self._forms[self._space.hash(architecture, isomorphic=True)] += 1
         return True
+
+    def fresh(self, architecture: Architecture) -> bool:
+        """Neither it was tried nor, as far as the space's canonicaliser tells, one that computes the same."""
+        if self._forms is None:
+            return architecture not in self
+        return not self._forms[self._space.hash(architecture, isomorphic=True)]
 
     def give_back(self, architecture: Architecture) -> None:
         """Count an architecture as not tried after all."""
         self._seen.discard(self._space.hash(architecture))
+        if self._forms is not None:
+            self._forms[self._space.hash(architecture, isomorphic=True)] -= 1
         if self._rest is not None:
             self._rest.insert(0, architecture)
 

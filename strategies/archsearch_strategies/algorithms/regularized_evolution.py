@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from archsearch.space import Architecture, Rng
+from archsearch.space import Architecture, Rng, SpaceError
 from archsearch_strategies.algorithms.proxies import ProxyOptions, Stock, Use, allowing
 from archsearch_strategies.algorithms.random import Unseen
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
@@ -24,7 +24,8 @@ class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
     section 3 and algorithm 1, with the paper's P=100 and S=25. The sample is drawn without replacement. Steady state:
     every finished trial is followed by a new one, at any concurrency; while fewer than `population` trials are
     finished, random architectures fill the workers, so that a concurrency above the population does not stall. Failed
-    trials never become parents.
+    trials never become parents. No architecture is tried twice, and none that computes the same as a known one as long
+    as there are others.
     """
 
     class Config(StrategyConfig):
@@ -51,7 +52,7 @@ class RegularizedEvolution(Strategy["RegularizedEvolution.Config"]):
 
     async def search(self, run: Run) -> None:
         alive: deque[Trial] = deque(maxlen=self.config.population)
-        unseen = Unseen(run)
+        unseen = Unseen(run, starts=self.config.population)
         stock = Stock(self.config.proxies, run, unseen)
 
         def breed() -> Architecture | None:
@@ -77,15 +78,23 @@ def _unseen(run: Run, unseen: Unseen, parent: Architecture | None) -> Architectu
     """An architecture that was not tried yet: a mutation of `parent` (random without one); None: there is none left.
 
     Where a parent's neighbourhood looks exhausted, the walk goes on from the last child: the paper would train a known
-    architecture once more, whose result is known here.
+    architecture once more, whose result is known here. One that computes the same as a known one comes last.
     """
     if parent is None:
         return unseen.draw()
-    child = parent
+    child, isomorphic = parent, None
     for attempt in range(_ATTEMPTS + _WALK):
-        child = run.space.mutate(parent if attempt < _ATTEMPTS else child, run.rng)
-        if unseen.take(child):
-            return child
+        try:
+            child = run.space.mutate(parent if attempt < _ATTEMPTS else child, run.rng)
+        except SpaceError:  # nothing can be changed, or no child keeps the constraints
+            break
+        if unseen.fresh(child):
+            break
+        if isomorphic is None and child not in unseen:
+            isomorphic = child
+    for found in (child, isomorphic):
+        if found is not None and unseen.take(found):
+            return found
     return unseen.draw()
 
 
