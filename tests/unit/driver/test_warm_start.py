@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import uuid
@@ -63,6 +64,14 @@ async def go(folder: Path, *earlier: Path, evaluate: fake.Evaluate | None = None
     return await fake.run(folder, wanted, launcher), launcher
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of seed 4. Others read it, and leave it as it is."""
+    folder = tmp_path_factory.mktemp("earlier") / "first"
+    asyncio.run(go(folder, seed=4))
+    return folder
+
+
 def trained(launcher: fake.FakeLauncher) -> list[Assignment]:
     return [each for each in launcher.granted if each.kind is TrialKind.EVALUATE]
 
@@ -89,9 +98,8 @@ async def test_known_results_are_not_computed_again(tmp_path: Path) -> None:
     assert {each["sourceUri"] for each in records(tmp_path / "third", "result")} == {str(tmp_path / "first")}
 
 
-async def test_more_trials_go_on_where_the_known_ones_end(tmp_path: Path) -> None:
-    await go(tmp_path / "first", seed=4)
-    summary, launcher = await go(tmp_path / "second", tmp_path / "first", seed=4, budget={"maxTrials": 15})
+async def test_more_trials_go_on_where_the_known_ones_end(tmp_path: Path, first: Path) -> None:
+    summary, launcher = await go(tmp_path / "second", first, seed=4, budget={"maxTrials": 15})
     assert [each.number for each in trained(launcher)] == [13, 14, 15]
     assert (summary.trials["cached"], summary.trials["succeeded"]) == (12, 3)
 
@@ -110,11 +118,10 @@ async def test_more_trials_go_on_where_the_known_ones_end(tmp_path: Path) -> Non
         ({}, {}),
     ],
 )
-async def test_what_differs_is_computed(tmp_path: Path, change: dict[str, Any], origin: dict[str, Any]) -> None:
-    await go(tmp_path / "first", seed=4)
-    summary, launcher = await go(
-        tmp_path / "second", tmp_path / "first", evaluate=told(origin), **{"seed": 4, **change}
-    )
+async def test_what_differs_is_computed(
+    tmp_path: Path, first: Path, change: dict[str, Any], origin: dict[str, Any]
+) -> None:
+    summary, launcher = await go(tmp_path / "second", first, evaluate=told(origin), **{"seed": 4, **change})
     assert (len(trained(launcher)), summary.trials["cached"]) == (12, 0)
     (prior,) = records(tmp_path / "second", "prior")
     comparable = change == {"seed": 5}
@@ -153,19 +160,18 @@ async def test_known_infeasible_architectures_are_not_tried(tmp_path: Path) -> N
     assert len(trained(launcher)) == first.trials["infeasible"]
 
 
-async def test_a_known_result_outside_a_new_constraint_is_infeasible(tmp_path: Path) -> None:
-    await go(tmp_path / "first", seed=4)
-    losses = [each["metrics"]["loss"] for each in records(tmp_path / "first", "result")]
+async def test_a_known_result_outside_a_new_constraint_is_infeasible(tmp_path: Path, first: Path) -> None:
+    losses = [each["metrics"]["loss"] for each in records(first, "result")]
     bound = sorted(losses)[4]
     constraints = [{"metric": "loss", "max": str(bound)}]
-    summary, launcher = await go(tmp_path / "second", tmp_path / "first", seed=4, constraints=constraints)
+    summary, launcher = await go(tmp_path / "second", first, seed=4, constraints=constraints)
     assert trained(launcher) == []
     assert (summary.trials["cached"], summary.trials["infeasible"]) == (5, 7)
     # A metric that was not recorded has to be computed.
     bounds = [{"metric": "params", "max": "1e9"}]
     _, launcher = await go(
         tmp_path / "third",
-        tmp_path / "first",
+        first,
         seed=4,
         constraints=bounds,
         budget={"maxTrials": 2, "maxFailedTrials": 9},
@@ -317,18 +323,17 @@ async def test_a_run_without_a_space_yet_is_refused(tmp_path: Path) -> None:
 
 
 async def test_another_metric_gives_no_prior_points_and_a_word(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, first: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await go(tmp_path / "first", seed=4)
     objectives = [{"metric": "loss", "goal": "Minimize"}]
-    await go(tmp_path / "second", tmp_path / "first", objectives=objectives, seed=5)
+    await go(tmp_path / "second", first, objectives=objectives, seed=5)
     points = records(tmp_path / "second", "prior")[0]["points"]
     assert [each["values"] for each in points] == [[-each["metrics"]["loss"]] for each in points]
     values = [each["values"][0] for each in points]
     assert values == sorted(values, reverse=True)  # a small loss comes first
     with caplog.at_level(logging.WARNING):
         spec = {"objectives": [{"metric": "perplexity"}], "evaluator": {"python": "mine:train", "config": {}}}
-        await go(tmp_path / "third", tmp_path / "first", budget={"maxTrials": 1, "maxFailedTrials": 2}, **spec)
+        await go(tmp_path / "third", first, budget={"maxTrials": 1, "maxFailedTrials": 2}, **spec)
     assert records(tmp_path / "third", "prior")[0]["points"] == []
     assert "none of its results has perplexity" in caplog.text
 
