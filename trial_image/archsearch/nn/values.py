@@ -250,13 +250,22 @@ def alternatives(value: Any, test: Callable[[Any], bool], fixing: Fixing) -> Alw
 class ValueModule(Mutable):
     """A module whose arguments hold choices; in standalone mode it is made with the first candidates.
 
-    `fix` makes the plain module with the chosen arguments. Weights are kept where they have the same shapes.
+    `fix` makes the plain module with the chosen arguments. Weights are kept where they have the same shapes; of a
+    widened module they are the part of its largest ones (see `archsearch.nn.sharing`).
+
+    Attributes:
+        leaves: the choices that its arguments depend on, each once.
+        widest: the values of `leaves` for which `inner` has the largest parameters; None where it was not widened.
     """
 
     def __init__(self, factory: Callable[..., nn.Module], args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         super().__init__(None)
         self._factory = factory
         self._arguments = (tuple(args), dict(kwargs))
+        self.leaves: tuple[ValueChoice, ...] = tuple(
+            {id(leaf): leaf for value in _values([args, kwargs]) for leaf in value.leaves()}.values()
+        )
+        self.widest: tuple[Scalar, ...] | None = None
         self.inner = self._make(first)
 
     def _make(self, value: Callable[[Any], Any]) -> nn.Module:
@@ -269,7 +278,24 @@ class ValueModule(Mutable):
         if self.conductor is not None:
             return self.conductor.module(self, args, kwargs)
         warn_standalone()
+        if self.widest is not None:
+            from archsearch.nn.sharing import Variant
+
+            return Variant(self, first)(args, kwargs)
         return self.inner(*args, **kwargs)
+
+    def widen(self, values: tuple[Scalar, ...]) -> None:
+        """Give `inner` the parameters that these values of `leaves` need, of the type and where they were before."""
+        if values != tuple(leaf.options[0] for leaf in self.leaves):
+            given = dict(zip(map(id, self.leaves), values, strict=True))
+            made = self._make(lambda value: value.evaluate(lambda leaf: given[id(leaf)]))
+            self.inner = _like(made, self.inner).train(self.inner.training)
+        self.widest = values
+
+    def signature(self, value: Callable[[Any], Any]) -> Any:
+        """The same for modules that are made in the same way; hashable where the arguments are."""
+        args, kwargs = self._arguments
+        return (self._factory, _mapped(args, value), tuple(sorted(_mapped(kwargs, value).items())))
 
     def make(self, value: Callable[[Any], Any]) -> nn.Module:
         """The plain module, with fresh weights, whose chosen arguments `value` gives."""
@@ -290,20 +316,29 @@ class ValueModule(Mutable):
     def resolve(self, fixing: Fixing) -> nn.Module:
         from archsearch.nn.describe import Collector
 
-        if all(resolved(value, fixing) == first(value) for _, value in self.values()):
+        if self.widest is None and all(resolved(value, fixing) == first(value) for _, value in self.values()):
             return self.inner
-        made = self._make(lambda value: resolved(value, fixing))
-        tensors = [*self.inner.parameters(), *self.inner.buffers()]
-        if tensors:
-            made = made.to(tensors[0].device)
-        for parameter in self.inner.parameters():
-            made = made.to(parameter.dtype)
-            break
+        made = _like(self._make(lambda value: resolved(value, fixing)), self.inner)
+        if self.widest is not None:
+            from archsearch.nn.sharing import give
+
+            give(made, self.inner)
+            return made.train(self.training)
         Collector(fixing).visit(made, fixing.paths[id(self)])
         state = self.inner.state_dict()
         if {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in made.state_dict().items()}:
             made.load_state_dict(state)
         return made.train(self.training)
+
+
+def _like(made: nn.Module, other: nn.Module) -> nn.Module:
+    """A module on the device and of the type of another's tensors."""
+    tensors = [*other.parameters(), *other.buffers()]
+    if tensors:
+        made = made.to(tensors[0].device)
+    for parameter in other.parameters():
+        return made.to(parameter.dtype)
+    return made
 
 
 def _values(argument: Any) -> list[Value]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +18,9 @@ class Attention(nn.Module):
         head_width: of a query, key and value in each head.
         dropout: of the attention's weights, in training.
     """
+
+    # Three projections behind each other: fewer heads take some of each one's outputs (see archsearch.nn.sharing).
+    packed: ClassVar[Mapping[str, int]] = {"queries_keys_values.weight": 3, "queries_keys_values.bias": 3}
 
     def __init__(self, width: int, heads: int, head_width: int, dropout: float = 0.0) -> None:
         super().__init__()
