@@ -161,3 +161,28 @@ def test_what_is_archsearchs_own_is_refused(fields: dict[str, Any], path: str) -
 def test_an_ordinary_template_has_no_problem() -> None:
     fields = {"volumeMounts": [{"name": "data", "mountPath": "/tmp/data"}], "env": [{"name": "HOME", "value": "/tmp"}]}
     assert template_problems(experiment_spec(**template(**fields))) == []
+
+
+def test_several_ranks_are_an_indexed_job_whose_pods_know_their_number_and_address() -> None:
+    made = trial_job(experiment_spec(), SETTINGS, name="digits-t1-1", url=lease_url(SETTINGS), ranks=3)
+    kubernetes_validate.validate(made, "1.31", strict=True)
+    spec = made["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
+    container = spec["template"]["spec"]["containers"][0]
+    environment = {each["name"]: each for each in container["env"]}
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    assert environment[names.ENV_RANK]["valueFrom"]["fieldRef"]["fieldPath"] == index
+    assert environment[names.ENV_ADDRESS]["valueFrom"]["fieldRef"]["fieldPath"] == "status.podIP"
+    assert environment[names.ENV_RANKS]["value"] == "3"
+    assert {"name": "rendezvous", "containerPort": names.RENDEZVOUS_PORT, "protocol": "TCP"} in container["ports"]
+    at = container["args"].index("--rendezvous-port")
+    assert container["args"][at + 1] == str(names.RENDEZVOUS_PORT)
+
+
+def test_one_pod_is_a_plain_job_without_a_rank() -> None:
+    spec = job()["spec"]
+    assert (spec["completions"], spec["parallelism"]) == (1, 1)
+    assert "completionMode" not in spec
+    container = spec["template"]["spec"]["containers"][0]
+    assert not {names.ENV_RANK, names.ENV_RANKS, names.ENV_ADDRESS} & {each["name"] for each in container["env"]}
+    assert [each["name"] for each in container["ports"]] == ["metrics"]
