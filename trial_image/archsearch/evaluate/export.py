@@ -18,7 +18,7 @@ from archsearch.errors import StoreError, UserError
 from archsearch.evaluate import bundle, kinds, programs
 from archsearch.evaluate.determinism import seed_everything
 from archsearch.evaluate.measuring import Inputs
-from archsearch.evaluate.models import build_space, describe_space, fixed, with_arguments
+from archsearch.evaluate.models import build_space, describe_space, fixed, overlaid, with_arguments
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ModelSpace
 from archsearch.store import Credentials, open_store
@@ -154,9 +154,10 @@ def _inherited(context: TrialContext, setup: kinds.Setup) -> tuple[kinds.Network
     if assignment.architecture is None:
         raise UserError("an export needs an architecture, the assignment holds none")
     seed_everything(context.seed, context.device)
-    whole, model_space = setup.build(assignment.model_space)
+    args = assignment.params.get("modelArgs")
+    whole, model_space = setup.build(overlaid(assignment.model_space, args))
     space = describe_space(whole)
-    check_digest(space, assignment.space_digest)
+    check_digest(space, assignment.space_digest, args)
     architecture = space.validate(assignment.architecture)
     model = inherited(context, whole, architecture)
     return kinds.Network(model, architecture, space, model_space), run_inherit(context, setup, model)

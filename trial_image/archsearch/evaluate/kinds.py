@@ -12,7 +12,7 @@ from archsearch.errors import BadMetric, UserError
 from archsearch.evaluate.base import CONFIG_PATH, PROFILE_METRICS, Evaluator
 from archsearch.evaluate.determinism import seed_everything
 from archsearch.evaluate.measuring import REPEATS, Inputs, device_name, parameters, profile_metrics
-from archsearch.evaluate.models import arguments, build_space, describe_space, fixed
+from archsearch.evaluate.models import arguments, build_space, describe_space, fixed, overlaid
 from archsearch.evaluate.origin import origin
 from archsearch.evaluate.user import UserEvaluator
 from archsearch.nn.checking import check
@@ -348,9 +348,10 @@ def _inherit(context: TrialContext) -> KindResult:
     if assignment.architecture is None:
         raise UserError("a trial of the kind 'inherit' needs an architecture, the assignment holds none")
     seed_everything(context.seed, context.device)
-    whole, _ = setup.build(assignment.model_space)
+    args = assignment.params.get("modelArgs")
+    whole, _ = setup.build(overlaid(assignment.model_space, args))
     space = describe_space(whole)
-    check_digest(space, assignment.space_digest)
+    check_digest(space, assignment.space_digest, args)
     model = inherited(context, whole, space.validate(assignment.architecture))
     costs = _costs(context, setup, lambda: model)
     return KindResult(check_final(assignment, {**costs, **run_inherit(context, setup, model)}))

@@ -154,5 +154,14 @@ def with_arguments(model_space: ModelSpace, args: JsonObject) -> ModelSpace:
     return model_space.model_copy(update={"python": model_space.python.model_copy(update={"args": args})})
 
 
+def overlaid(model_space: ModelSpace, args: JsonObject | None) -> ModelSpace:
+    """The modelSpace with these arguments laid over its own (`params.modelArgs`)."""
+    if not args:
+        return model_space
+    if not isinstance(args, dict):
+        raise UserError(f"modelArgs is a mapping of arguments of the model space, not {args!r:.80}")
+    return with_arguments(model_space, {**arguments(model_space), **args})
+
+
 def _kind(found: Any) -> str:
     return f"the class {found.__name__}" if inspect.isclass(found) else f"of type {type(found).__name__}"

@@ -70,6 +70,7 @@ class Supernet:
         self.architecture: Architecture | None = None  # the sampled one; None while choices are mixed
         self.layers: dict[str, list[LayerChoice]] = {}  # by the choice's name: the places that it decides
         self._mixtures: dict[str, Mixture] = {}
+        self._pinned: dict[str, Mixture] = {}
         self._elastic = Elastic()
         for path, module in model.named_modules():
             if isinstance(module, Mutable):
@@ -120,11 +121,25 @@ class Supernet:
         self.architecture = None
         self._mixtures = dict(mixtures)
 
+    def pin(self, name: str, mixture: Mixture) -> None:
+        """Have one choice follow this mixture whatever `mix` says of it. An architecture that is taken goes before."""
+        self._pinned[name] = mixture
+
     @contextmanager
     def following(self, architecture: Mapping[str, Any]) -> Iterator[None]:
         """`take` an architecture, and afterwards follow again what was followed before."""
         before = (self.architecture, self._mixtures)
         self.take(architecture)
+        try:
+            yield
+        finally:
+            self.architecture, self._mixtures = before
+
+    @contextmanager
+    def mixing(self, mixtures: Mapping[str, Mixture]) -> Iterator[None]:
+        """`mix`, and afterwards follow again what was followed before."""
+        before = (self.architecture, self._mixtures)
+        self.mix(mixtures)
         try:
             yield
         finally:
@@ -137,6 +152,8 @@ class Supernet:
             UserError: nothing was said of it.
         """
         found = self._mixtures.get(name)
+        if self.architecture is None:
+            found = self._pinned.get(name, found)
         if found is None:
             choice = self.choices[name]
             if isinstance(choice, Subset) and self.architecture is None:
@@ -165,7 +182,11 @@ class Supernet:
         mixture = self.mixture(self.name(choice))
         picked = [makers[i]() for i in mixture.chosen]
         if mixture.weights is not None:
-            picked = [weight * value for weight, value in zip(mixture.weights, picked, strict=True)]
+            weights = mixture.weights
+            if choice.reduction == "mean":  # of as many inputs as the weights add up to, a constant where that is given
+                total = weights.sum() if choice.n_chosen is None else weights.sum().detach()
+                weights = weights * (len(picked) / total)
+            picked = [weight * value for weight, value in zip(weights, picked, strict=True)]
         return choice.reduce(picked, makers)
 
     def value(self, value: Any) -> Any:

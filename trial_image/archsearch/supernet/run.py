@@ -11,7 +11,7 @@ import torch
 
 from archsearch.errors import BadMetric, UserError
 from archsearch.evaluate.determinism import random_state, restore_random_state, seed_everything
-from archsearch.evaluate.models import describe_space
+from archsearch.evaluate.models import describe_space, overlaid
 from archsearch.evaluate.options import TrainingEvaluator
 from archsearch.registry import find
 from archsearch.spec.base import JsonObject
@@ -102,6 +102,8 @@ class Loop:
     def __init__(self, context: TrialContext, trainer: SupernetTrainer[Any], space: SearchSpace) -> None:
         self.context, self.trainer, self.bench = context, trainer, trainer.bench
         self.config: SupernetConfig = trainer.config
+        if "checkpoint_seconds" in self.config.model_fields_set:
+            context.checkpoint_seconds = self.config.checkpoint_seconds
         self.watch = Watch(self.config, space)
         self.position = Position()
 
@@ -125,14 +127,16 @@ class Loop:
         bench.epoch = position.epoch
         if position.step == 0:
             self.trainer.begin_epoch(position.epoch)
-        while position.step < bench.steps:
+        steps = self.trainer.steps
+        while position.step < steps:
             bench.step = position.step
             loss = self.trainer.step(position.epoch, position.step)
-            position.losses.append(torch.as_tensor(loss).detach().float().reshape(()))
+            if loss is not None:
+                position.losses.append(torch.as_tensor(loss).detach().float().reshape(()))
             position.step += 1
             if position.step % CHECK_EVERY == 0:
                 self._finite()
-            if position.step < bench.steps:
+            if position.step < steps:
                 self._checkpoint_point()
         epoch = self.trainer.end_epoch(position.epoch)
         watched, alarm = self.watch.look(epoch)
@@ -192,10 +196,13 @@ class Loop:
 def run_supernet(context: TrialContext, setup: Setup) -> tuple[dict[str, float], JsonObject]:
     """Train shared weights as ``params.trainer`` and ``params.config`` say.
 
-    The shared weights, and behind `weights.OTHER` what else the trainer keeps, become the trial's final weights.
+    ``params.modelArgs`` are laid over the arguments of the model space: a supernet may be shallower or narrower than
+    the networks that the search is for, with the same choices. The shared weights, and behind `weights.OTHER` what else
+    the trainer keeps, become the trial's final weights.
 
     Returns:
-        The last epoch's metrics; and ``{architectures: [{architecture, score}], epochs}``, best first.
+        The last epoch's metrics; and ``{architectures: [{architecture, score}], epochs}``, best first, with the
+        trainer's own `notes`.
 
     Raises:
         UserError: no such trainer, wrong options, a space that it cannot take, or a foreign checkpoint.
@@ -206,9 +213,10 @@ def run_supernet(context: TrialContext, setup: Setup) -> tuple[dict[str, float],
     config = kind.Config.model_validate(params.get("config") or {})
     task = training_task(setup)
     seed_everything(context.seed, context.device)
-    whole, model_space = setup.build(context.assignment.model_space)
+    args = params.get("modelArgs")
+    whole, model_space = setup.build(overlaid(context.assignment.model_space, args))
     space = describe_space(whole)
-    check_digest(space, context.assignment.space_digest)
+    check_digest(space, context.assignment.space_digest, args)
     if problems := kind.check(space, config):
         raise UserError(f"{params['trainer']} cannot search this space: {problems[0]}")
     bench = Workbench(
@@ -225,7 +233,11 @@ def run_supernet(context: TrialContext, setup: Setup) -> tuple[dict[str, float],
     metrics = Loop(context, trainer, space).run()
     found = trainer.finish()
     context.final_weights(*bench.shared())
-    return metrics, {"architectures": [_found(space, each) for each in found], "epochs": config.epochs}
+    return metrics, {
+        **trainer.notes(),
+        "architectures": [_found(space, each) for each in found],
+        "epochs": config.epochs,
+    }
 
 
 def run_inherit(context: TrialContext, setup: Setup, model: nn.Module) -> dict[str, float]:
@@ -261,9 +273,18 @@ def inherited(context: TrialContext, whole: nn.Module, architecture: Mapping[str
     return fix(whole, architecture)
 
 
-def check_digest(space: SearchSpace, digest: str | None) -> None:
-    """Raise UserError where a space is another one than the search's."""
+def check_digest(space: SearchSpace, digest: str | None, args: JsonObject | None = None) -> None:
+    """Raise UserError where a space is another one than the search's.
+
+    Args:
+        args: those that were laid over the model space's own.
+    """
     if digest is not None and space.digest != digest:
+        if args:
+            raise UserError(
+                f"with the arguments {args} the model space has other choices than the search: they may change a "
+                "network's depth, width and the like, not what is chosen"
+            )
         raise UserError(
             f"the search space has the digest {space.digest[:12]}, the search was made with {digest[:12]}: the code or "
             "its arguments changed; use the code that the search used"

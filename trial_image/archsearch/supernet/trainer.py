@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from archsearch.spec.base import JsonObject
 from archsearch.supernet.options import SupernetConfig
 
 if TYPE_CHECKING:
@@ -63,11 +64,20 @@ class SupernetTrainer(Generic[C]):
         """Make the networks and optimizers. The random state is seeded; `bench.input` has an earlier trial's state."""
         raise NotImplementedError
 
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch; the first `bench.steps` of them have a weights' batch of their own."""
+        return self.bench.steps
+
     def begin_epoch(self, epoch: int) -> None:
         """Before the first step of an epoch, not when one is resumed within."""
 
-    def step(self, epoch: int, step: int) -> float | Any:
-        """One step: the loss of the weights' batch, a number or a tensor of one element (not looked at at once)."""
+    def step(self, epoch: int, step: int) -> float | Any | None:
+        """One step.
+
+        Returns:
+            The loss of the weights' batch, a number or a tensor of one element; None where the step is no weights' one.
+        """
         raise NotImplementedError
 
     def end_epoch(self, epoch: int) -> Epoch:
@@ -77,3 +87,7 @@ class SupernetTrainer(Generic[C]):
     def finish(self) -> list[Found]:
         """What was found, best first; empty where later trials choose (SPOS)."""
         return []
+
+    def notes(self) -> JsonObject:
+        """What else the strategy is told of the trained supernet: JSON, beside the architectures in the payload."""
+        return {}

@@ -1,0 +1,132 @@
+"""Partial channels: a mixture on a part of the channels, the rest passed by (Xu et al. 2020, "PC-DARTS").
+Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from archsearch.errors import UserError
+from archsearch.supernet.mixing import mix
+
+if TYPE_CHECKING:
+    from archsearch.supernet.network import Mixture
+
+
+class PartConv2d(nn.Conv2d):
+    """A convolution that takes fewer channels than it was made for, with the first part of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = x.shape[1]
+        if given == self.in_channels:
+            return super().forward(x)
+        outputs, groups = self.out_channels * given, self.groups * given if self.groups > 1 else self.in_channels
+        if outputs % self.in_channels or groups % self.in_channels:
+            raise UserError(
+                f"{nn.Conv2d.__name__}({self.in_channels}, {self.out_channels}, groups={self.groups}) cannot work on "
+                f"{given} of its channels: use a width that partialChannels divides"
+            )
+        outputs, groups = outputs // self.in_channels, groups // self.in_channels
+        weight = self.weight[:outputs, : given // groups]
+        return self._conv_forward_part(x, weight, None if self.bias is None else self.bias[:outputs], groups)
+
+    def _conv_forward_part(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        if self.padding_mode != "zeros":
+            x = functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            return functional.conv2d(x, weight, bias, self.stride, 0, self.dilation, groups)
+        return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+
+
+class PartBatchNorm2d(nn.BatchNorm2d):
+    """A batch normalization of the first channels; it moves their statistics alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = x.shape[1]
+        if given == self.num_features:
+            return super().forward(x)
+        tracked = self.track_running_stats and self.running_mean is not None
+        factor = 0.0
+        if self.training and tracked:
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+            factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        reads = tracked or not self.training
+        return functional.batch_norm(
+            x,
+            _first(self.running_mean, given) if reads else None,
+            _first(self.running_var, given) if reads else None,
+            _first(self.weight, given),
+            _first(self.bias, given),
+            self.training or self.running_mean is None,
+            factor,
+            self.eps,
+        )
+
+
+def _first(tensor: Tensor | None, count: int) -> Tensor | None:
+    return None if tensor is None else tensor[:count]
+
+
+_PART: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: PartConv2d, nn.BatchNorm2d: PartBatchNorm2d}
+
+
+def take_parts(modules: Iterable[nn.Module]) -> None:
+    """Have all layers below take as many channels as they are given; names and shapes of parameters stay.
+
+    Raises:
+        UserError: a layer with parameters that is neither a Conv2d nor a BatchNorm2d.
+    """
+    for module in modules:
+        for name, layer in module.named_modules():
+            if type(layer) in _PART:
+                layer.__class__ = _PART[type(layer)]
+            elif not isinstance(layer, PartConv2d | PartBatchNorm2d) and any(True for _ in layer.parameters(False)):
+                raise UserError(
+                    f"{type(layer).__name__} ({name or 'a candidate'}) cannot work on a part of its channels: pc-darts "
+                    "takes candidates of Conv2d, BatchNorm2d and layers without parameters; take darts or gdas"
+                )
+
+
+class PartialChannels:
+    """Mixes 1/K of the channels, passes the others by, and shuffles, so that the next mixture sees others (equation 1).
+
+    The first channels are those that are mixed. Where the candidates halve height and width, the others are
+    max-pooled.
+
+    Args:
+        parts: K.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+
+    def __call__(
+        self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], mixture: Mixture
+    ) -> Tensor:
+        x, *others = args
+        width = x.shape[1]
+        if width % self.parts:
+            raise UserError(
+                f"a choice works on {width} channels, which partialChannels {self.parts} does not divide: use another "
+                "width, or partialChannels"
+            )
+        own, rest = x[:, : width // self.parts], x[:, width // self.parts :]
+        mixed: Tensor = mix(modules, (own, *others), kwargs, mixture.weights)
+        if mixed.shape[2:] != rest.shape[2:]:
+            rest = functional.max_pool2d(rest, 2, 2, ceil_mode=True)
+        if mixed.shape != (*own.shape[:2], *rest.shape[2:]):
+            raise UserError(
+                f"a candidate turns {tuple(own.shape[1:])} into {tuple(mixed.shape[1:])}: partial channels need "
+                "candidates that keep the channels, and the size or its half"
+            )
+        return shuffled(torch.cat([mixed, rest], dim=1), self.parts)
+
+
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    """Channels (g, c) of (batch, g * c, height, width) in the order (c, g) (Zhang et al. 2018, "ShuffleNet")."""
+    batch, channels, *size = x.shape
+    return x.view(batch, groups, channels // groups, *size).transpose(1, 2).reshape(batch, channels, *size)
