@@ -109,7 +109,9 @@ def test_one_rung_is_none() -> None:
     assert asha().highest_fidelity == 9.0
 
 
-@pytest.mark.parametrize("config", [{"reduction": 1}, {"minFidelity": 0}, {"minFidelity": 9, "maxFidelity": 3}, {"x": 1}])
+@pytest.mark.parametrize(
+    "config", [{"reduction": 1}, {"minFidelity": 0}, {"minFidelity": 9, "maxFidelity": 3}, {"x": 1}]
+)
 @pytest.mark.parametrize("kind", [ASHA, Hyperband])
 def test_options_are_bounded(kind: Any, config: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
