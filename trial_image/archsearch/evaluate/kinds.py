@@ -15,6 +15,7 @@ from archsearch.evaluate.measuring import REPEATS, Inputs, device_name, paramete
 from archsearch.evaluate.models import arguments, build_space, describe_space, fixed, overlaid
 from archsearch.evaluate.origin import origin
 from archsearch.evaluate.user import UserEvaluator
+from archsearch.nn import fix
 from archsearch.nn.checking import check
 from archsearch.protocol import Assignment, KeepWeights, TrialKind
 from archsearch.registry import find, registered
@@ -352,8 +353,9 @@ def _inherit(context: TrialContext) -> KindResult:
     whole, _ = setup.build(overlaid(assignment.model_space, args))
     space = describe_space(whole)
     check_digest(space, assignment.space_digest, args)
-    model = inherited(context, whole, space.validate(assignment.architecture))
-    costs = _costs(context, setup, lambda: model)
+    architecture = space.validate(assignment.architecture)
+    costs = _costs(context, setup, lambda: fix(whole, architecture))  # no weights are read for what costs too much
+    model = inherited(context, whole, architecture)
     return KindResult(check_final(assignment, {**costs, **run_inherit(context, setup, model)}))
 
 

@@ -46,7 +46,7 @@ class SupernetConfig(Model):
     )
     clip_norm: NotNegative = Field(default=5.0, description="Largest norm of the weights' gradients; 0: not limited.")
     precision: Precision = Field(default=Precision.FLOAT32, description="float32, or mixed: bfloat16 or float16.")
-    architecture_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+    architecture_share: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
         default=0.5, description="Part of the training examples that only the architecture is learned on."
     )
     penalties: Annotated[list[Penalty], Field(max_length=4)] = Field(

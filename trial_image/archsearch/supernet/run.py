@@ -249,8 +249,12 @@ def run_inherit(context: TrialContext, setup: Setup, model: nn.Module) -> dict[s
         model: the plain network with its shared weights, see `inherited`.
     """
     task = training_task(setup)
-    config = SupernetConfig(batch_size=int(context.assignment.params.get("batchSize", 64)))
+    config = SupernetConfig(
+        batch_size=int(context.assignment.params.get("batchSize", 64)),
+        architecture_share=0.0,
+    )
     bench = Workbench(context, config, task, lambda: model)
+    bench.seed = 0  # the same examples for every candidate: they are compared with each other
     model.to(context.device)
     count = int(context.assignment.params.get("recalibrate", RECALIBRATION_BATCHES))
     if count and normalizations(model):

@@ -20,6 +20,7 @@ from archsearch.evaluate.validation import validate
 from archsearch.space import Rng
 from archsearch.spec.base import JsonObject
 from archsearch.supernet import weights
+from archsearch.supernet.elastic import widen
 
 if TYPE_CHECKING:
     from archsearch.evaluate.measuring import Inputs
@@ -92,7 +93,9 @@ class Workbench:
 
     def model(self) -> nn.Module:
         """A new network with all its choices, on the device."""
-        made = self._build().to(self.device)
+        made = self._build()
+        widen(made)
+        made = made.to(self.device)
         if self.config.channels_last and any(parameter.dim() == 4 for parameter in made.parameters()):
             made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return made
@@ -139,15 +142,21 @@ class Workbench:
 
     @property
     def architecture_part(self) -> Part:
-        """The examples that only the architecture is learned on; disjoint from the former."""
-        return self._split()[1]
+        """The examples that only the architecture is learned on; disjoint from the former.
+
+        Raises:
+            UserError: architectureShare is 0.
+        """
+        if not len(found := self._split()[1]):
+            raise UserError("architectureShare is 0: there are no examples to learn the architecture on; take 0.5, say")
+        return found
 
     def _split(self) -> tuple[Part, Part]:
         if self._parts is None:
             whole = self.task.train
             order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(_SPLIT))
             count = round(len(whole) * self.config.architecture_share)
-            if not 0 < count < len(whole):
+            if not 0 <= count < len(whole) or (not count and self.config.architecture_share):
                 raise UserError(
                     f"architectureShare {self.config.architecture_share:g} of {len(whole)} training examples leaves "
                     "none for one of the two parts: use more examples or another share"
