@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from archsearch.evaluate.determinism import random_state, restore_random_state, 
 from archsearch.evaluate.optimization import learning_rate
 from archsearch.spec.problems import SpecError
 from archsearch.trial.context import TrialContext, TrialReleased, TrialStopped
+from archsearch.trial.saving import Saver
 
 MakeContext = Callable[..., TrialContext]
 OPTIONS = {"dataset": "digits", "epochs": 3, "batchSize": 64, "trainSize": 320, "validationSize": 128}
@@ -81,7 +81,16 @@ def test_a_released_trial_resumes_to_the_bit(make_context: MakeContext, line: An
     assert steps == [0, 1, 2]  # each epoch once, none twice
 
 
-def test_every_checkpoint_on_the_way_resumes_to_the_same_end(make_context: MakeContext, tmp_path: Path) -> None:
+def test_every_checkpoint_on_the_way_resumes_to_the_same_end(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Saver.save
+
+    def save_and_wait(self: Saver, *arguments: Any) -> None:  # so that none is replaced by a newer one
+        save(self, *arguments)
+        self.wait()
+
+    monkeypatch.setattr(Saver, "save", save_and_wait)
     context = make_context(checkpoint_seconds=0.0)
     whole, _ = train(context, epochs=2)
     checkpoints = sorted((context.directory / "checkpoints").iterdir())

@@ -137,6 +137,7 @@ def test_checkpoints_are_due_by_the_clock_and_announced(tmp_path: Path, line: Li
     context.checkpoint_point(snapshot)
     context.checkpoint_point(snapshot)
     assert taken == [1]
+    context.close()
     assert line.sent == [{"type": "checkpoint", "name": "00000001"}]
 
     resumed = TrialContext(assignment(), tmp_path / "next", resume=tmp_path / "checkpoints/00000001", channel=line)
@@ -145,6 +146,7 @@ def test_checkpoints_are_due_by_the_clock_and_announced(tmp_path: Path, line: Li
     assert loaded[0]["weight"].tolist() == [1.0, 1.0]
     assert loaded[1] == {"step": 7}
     resumed.save_checkpoint(tensors(2), {})
+    resumed.close()
     assert line.sent[-1] == {"type": "checkpoint", "name": "00000002"}
 
 

@@ -137,8 +137,3 @@ def load_slots(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], sca
             # Fused kernels walk through parameter and slot by address: both must be laid out alike.
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 held[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def host_copy(value: Tensor) -> Tensor:
-    """A contiguous copy in host memory that shares nothing with `value`."""
-    return value.detach().to("cpu", copy=True).contiguous()

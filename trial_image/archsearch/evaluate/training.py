@@ -10,7 +10,7 @@ import torch
 
 from archsearch.errors import BadMetric, UserError
 from archsearch.evaluate.determinism import random_state, restore_random_state
-from archsearch.evaluate.optimization import Stepper, host_copy, learning_rate
+from archsearch.evaluate.optimization import Stepper, learning_rate
 from archsearch.protocol import RESUMED_FIDELITY
 from archsearch.spec.base import JsonObject
 
@@ -206,15 +206,15 @@ class Trainer:
             )
 
     def snapshot(self) -> tuple[dict[str, Tensor], JsonObject]:
-        """Everything that the next step depends on, copied to host memory."""
+        """Everything that the next step depends on: live tensors, which whoever keeps them copies."""
         tensors, state = random_state(self.device)
         for name, value in self.model.state_dict().items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{_MODEL}{name}"] = host_copy(value)
+                tensors[f"{_MODEL}{name}"] = value.detach()
         slots, optimizer = self.stepper.state()
         tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
         if self.position.losses:
-            tensors["losses"] = host_copy(torch.stack(self.position.losses))
+            tensors["losses"] = torch.stack(self.position.losses)
         return tensors, {
             "random": state,
             "optimizer": optimizer,

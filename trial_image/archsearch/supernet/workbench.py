@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from archsearch.errors import UserError
 from archsearch.evaluate.data.splits import Part
-from archsearch.evaluate.optimization import host_copy, load_slots, slots_of
+from archsearch.evaluate.optimization import load_slots, slots_of
 from archsearch.evaluate.validation import validate
 from archsearch.space import Rng
 from archsearch.spec.base import JsonObject
@@ -129,6 +129,16 @@ class Workbench:
         loss = self.task.loss(output.float(), batch.targets)
         return loss if auxiliary is None else loss + 0.4 * self.task.loss(auxiliary.float(), batch.targets)
 
+    def reward(self, model: nn.Module, batch: Batch) -> float:
+        """The accuracy on a batch, or, of a task without, minus the loss. No gradients; the mode stays."""
+        with torch.no_grad():
+            with self.autocast():
+                output = model(batch.inputs)
+            output = output[0] if isinstance(output, (tuple, list)) else output
+            sums = {name: value.tolist() for name, value in self.task.sums(output.float(), batch.targets).items()}
+        metrics = self.task.metrics(sums)
+        return metrics["accuracy"] if "accuracy" in metrics else -metrics["loss"]
+
     def validate(self, model: nn.Module, *, limit: int | None = None) -> dict[str, float]:
         """The evaluator's metrics of a network, in eval mode, on the validation examples or the first `limit`."""
         return validate(model, self.task, self.validation, self.device, self.autocast, limit=limit)
@@ -230,7 +240,7 @@ class Workbench:
         self._kept[name] = thing
 
     def snapshot(self) -> tuple[Tensors, JsonObject]:
-        """Everything kept, copied to host memory: tensors named KEPT.NAME, and JSON."""
+        """Everything kept: live tensors named KEPT.NAME, which whoever keeps them copies, and JSON."""
         tensors: Tensors = {}
         scalars: JsonObject = {}
         for name, thing in self._kept.items():
@@ -288,10 +298,10 @@ def _state(thing: Any) -> tuple[Tensors, JsonObject]:
         return slots_of(thing)
     if isinstance(thing, nn.Module):
         extra = thing.extra_state() if isinstance(thing, Extra) else {}
-        found = {n: host_copy(v) for n, v in thing.state_dict().items() if isinstance(v, Tensor)}
+        found = {n: v.detach() for n, v in thing.state_dict().items() if isinstance(v, Tensor)}
         return found, extra
     held, state = thing.state()
-    return {name: host_copy(value) for name, value in held.items()}, state
+    return {name: value.detach() for name, value in held.items()}, state
 
 
 def _load(thing: Any, tensors: Tensors, state: JsonObject) -> None:

@@ -5,6 +5,7 @@ A trial child has no keys: it writes files and short messages, which the worker'
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -26,6 +27,7 @@ from archsearch.protocol import (
 )
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Goal
+from archsearch.trial.saving import Saver
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,7 +59,7 @@ class Channel(Protocol):
     """The trial's side of the line to the supervisor."""
 
     def send(self, message: JsonObject) -> None:
-        """Send one message; blocks while the supervisor is behind."""
+        """Send one message; blocks while the supervisor is behind. Any thread may call it."""
 
     def poll(self) -> list[str]:
         """Orders that came since the last call: `stop`, `release`. Never blocks."""
@@ -94,6 +96,7 @@ class TrialContext:
         member: this process's part in a trial of several pods, else None. All ranks call the same methods; points,
             checkpoints and final weights are those of rank 0, and what the others give is dropped.
         agree: makes of each rank's flags what all do; set by `archsearch.supernet.distributed.start`.
+        checkpoint_seconds: the longest time between two checkpoints; an evaluator may set another.
         model: the network that `archsearch.trial.get_and_apply_next_architecture` made, else None; its weights are kept
             at the end where `final_weights` was not called.
     """
@@ -128,7 +131,8 @@ class TrialContext:
         self._resume = resume
         self._input = input_checkpoint
         self._input_verified = input_verified
-        self._interval = checkpoint_seconds
+        self.checkpoint_seconds = checkpoint_seconds
+        self._saver = Saver(directory / "checkpoints", self._announce)
         self._clock = clock
         self._saved_at = clock()
         self._saved = (
@@ -214,7 +218,7 @@ class TrialContext:
 
     def checkpoint_due(self) -> bool:
         """True when the last checkpoint is older than the interval, or the trial is to be given back."""
-        return self.should_release or self._clock() - self._saved_at >= self._interval
+        return self.should_release or self._clock() - self._saved_at >= self.checkpoint_seconds
 
     def checkpoint_point(self, snapshot: Callable[[], tuple[Tensors, JsonObject]]) -> None:
         """To be called where the state is whole, for example after each epoch. Stops, releases or checkpoints if due.
@@ -223,7 +227,7 @@ class TrialContext:
 
         Args:
             snapshot: gives the tensors and the JSON state from which the trial can go on; called only when wanted, then
-                on every rank, of which rank 0's is saved.
+                on every rank, of which rank 0's is saved. Live tensors will do: they are copied before this returns.
 
         Raises:
             TrialStopped: the trial shall end with what it has.
@@ -237,23 +241,35 @@ class TrialContext:
         if flags.due or flags.release:
             self.save_checkpoint(*snapshot())
         if flags.release:
+            self._saver.wait()
             raise TrialReleased
 
     def save_checkpoint(self, tensors: Tensors, state: JsonObject) -> None:
-        """Write a checkpoint to local disk; the supervisor uploads it in the background.
+        """Copy a checkpoint; it is written in the background, and then uploaded by the supervisor.
 
         Args:
-            tensors: flat, any shape and device.
+            tensors: flat, any shape and device; free to change when this returns.
             state: JSON (step, optimizer scalars, generator states).
-        """
-        from archsearch.store.checkpoint import write_checkpoint
 
+        Raises:
+            ValueError, TypeError: `state` is no JSON.
+            OSError: the checkpoint before this one could not be written.
+        """
         if not self.leads:
             return
         self._saved += 1
-        name = f"{self._saved:08d}"
-        write_checkpoint(self.directory / "checkpoints" / name, tensors, state)
+        self._saver.save(f"{self._saved:08d}", tensors, state)
         self._saved_at = self._clock()
+
+    def close(self) -> None:
+        """Wait for the checkpoint that is being written. For whoever runs the trial, at its end.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._saver.close()
+
+    def _announce(self, name: str) -> None:
         self._channel.send({"type": "checkpoint", "name": name})
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], JsonObject] | None:
@@ -315,6 +331,8 @@ class TrialContext:
             return None
         from archsearch.store.checkpoint import write_checkpoint
 
+        with contextlib.suppress(OSError):  # it fails again below, where it matters
+            self._saver.wait()
         folder = self.directory / "final"
         tensors, state = self._weights
         if self._progress is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 
 from archsearch.spec.base import JsonObject
 
@@ -25,9 +26,12 @@ class ChildChannel:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._buffer = b""
+        self._sending = threading.Lock()
 
     def send(self, message: JsonObject) -> None:
-        self._socket.sendall(encode(message))
+        data = encode(message)
+        with self._sending:
+            self._socket.sendall(data)
 
     def poll(self) -> list[str]:
         while True:

@@ -114,6 +114,7 @@ def _serve(order: JsonObject, channel: ChildChannel, runner: str) -> JsonObject:
         outcome = _outcome(context, runner)
         if context.member is not None:
             _leave_group(outcome)
+        _close(context)
     finally:
         set_current(None)
         for stream in (sys.stdout, sys.stderr):
@@ -121,6 +122,14 @@ def _serve(order: JsonObject, channel: ChildChannel, runner: str) -> JsonObject:
     weights = outcome.pop("weights", False)
     outcome["resources"] = _resources(context, before, time.monotonic() - start)
     return {"type": "result", "outcome": outcome, "weights": weights}
+
+
+def _close(context: TrialContext) -> None:
+    """A checkpoint that could not be written is no reason to drop a trial that has ended."""
+    try:
+        context.close()
+    except Exception:
+        traceback.print_exc()
 
 
 def _join_group(member: Member) -> None:
