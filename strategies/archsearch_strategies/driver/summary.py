@@ -63,9 +63,6 @@ class Summary(Model):
         default_factory=list, description="What trials warned of, for example a collapse; the newest 20."
     )
     notes: dict[str, JsonObject] = Field(default_factory=dict, description="What the strategy found out, by name.")
-    alarms: list[AlarmSummary] = Field(
-        default_factory=list, description="What trials warned of, for example a collapse; the newest 20."
-    )
     model_trial: int | None = Field(default=None, description="Number of the trial whose weights the model has.")
     model: str = Field(default="", description="Key of the exported model's folder below the run's, empty without one.")
     gpu_seconds: float = 0.0
@@ -99,7 +96,6 @@ def summarize(
         retrained=[_trial(row) for row in table.added.values() if row.finished],
         alarms=[AlarmSummary(number=a.number, step=a.step, message=a.message) for a in table.curves.alarms],
         notes=dict(table.notes),
-        alarms=[AlarmSummary(number=a.number, step=a.step, message=a.message) for a in table.curves.alarms],
         model_trial=exported.number if exported is not None and not exported.error else None,
         model=BEST_FOLDER if exported is not None and not exported.error else "",
         gpu_seconds=table.gpu_seconds,
