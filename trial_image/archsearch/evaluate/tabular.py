@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -106,6 +106,15 @@ class Answer:
     row: int
 
 
+@dataclass(frozen=True)
+class OnTheWay:
+    """A point of the training that leads to an answer."""
+
+    fidelity: int
+    metrics: dict[str, float]
+    seconds: float  # since the trial's start
+
+
 def numbered(names: Iterable[str]) -> tuple[int, ...]:
     """The names that are whole numbers from 1 on, as these, ascending."""
     return tuple(sorted(int(name) for name in names if name.isdecimal() and int(name) > 0))
@@ -182,7 +191,7 @@ class Tabular(Evaluator):
         A size (params, flops) that it lacks is looked for in the evaluator's own table.
 
         Raises:
-            UserError: there is no such table, or it lacks a column that is asked for.
+            UserError: there is no such table, it lacks a column that is asked for, or params make no sense.
         """
         if self.config.proxies is None:
             raise UserError(
@@ -221,6 +230,8 @@ class Tabular(Evaluator):
         found = self.answer(context.assignment.architecture or {}, context.assignment.params, context.seed)
         if self.config.cost:
             context.charged_seconds = found.seconds
+        for point in self.curve(context.assignment.architecture or {}, context.assignment.params, context.seed):
+            context.report(point.fidelity - 1, point.metrics)
         return found.metrics
 
     def _fidelity(self, wanted: Any) -> tuple[str, str]:
