@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -69,10 +71,13 @@ class _Estimation(Guided):
     def __init__(self, config: TPE.Config, run: Run) -> None:
         super().__init__(run, initial=config.initial, window=config.window)
         self._config = config
+        self._told: dict[str, Any] = {}
 
     def fit(self, wanted: int, pending: list[Architecture]) -> Callable[[], dict[str, Any]]:
         rng = self.run.rng.fork(f"fit {self.fits}")
-        return _Fit(self._config, self.run.space, rng, self.unseen, self.history.window(), pending, wanted)
+        window = self.history.window()
+        self._told = {trial.hash: self._told[trial.hash] for trial in window if trial.hash in self._told}
+        return _Fit(self._config, self.run.space, rng, self.unseen, window, pending, wanted, self._told)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class _Fit:
     window: list[Trial]
     pending: list[Architecture]
     wanted: int
+    told: dict[str, Any]  # by hash what optuna was told of an architecture before
 
     def __call__(self) -> dict[str, Any]:
         study = self._study()
@@ -115,12 +121,21 @@ class _Fit:
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for trial, value in zip(self.window, scores(self.window), strict=True):
             if trial.architecture is not None:
-                params, distributions = _params(self.space, trial.architecture)
-                study.add_trial(create_trial(params=params, distributions=distributions, value=value))
+                known = self.told.get(trial.hash) or self.told.setdefault(trial.hash, self._known(trial.architecture))
+                known.value = value
+                study.add_trial(known)
         for architecture in self.pending:
             params, distributions = _params(self.space, architecture)
             study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
         return study
+
+    def _known(self, architecture: Architecture) -> Any:
+        from optuna.trial import create_trial
+
+        params, distributions = _params(self.space, architecture)
+        known = create_trial(params=params, distributions=distributions, value=0.0)
+        known.__class__ = _known_class()
+        return known
 
     def _new(self, study: Any, taken: Mapping[str, Architecture]) -> Architecture | None:
         suggested: Architecture | None = None
@@ -142,6 +157,18 @@ class _Fit:
 
     def _fresh(self, architecture: Architecture, taken: Mapping[str, Architecture]) -> bool:
         return architecture not in self.unseen and self.space.hash(architecture) not in taken
+
+
+@cache
+def _known_class() -> Any:
+    """optuna's finished trial, of which a study's copy shares the parameters: copying them is most of a fit's time."""
+    from optuna.trial import FrozenTrial
+
+    class Known(FrozenTrial):  # type: ignore[misc]
+        def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+            return copy(self)
+
+    return Known
 
 
 def _suggest(space: SearchSpace, trial: Any) -> dict[str, Decision]:
