@@ -162,11 +162,17 @@ def _cut(
     index = tuple(slice(start, start + size) for start, size in zip(starts, small, strict=True))
     if parts := packed.get(name):
         first = slice(0, small[0] // parts)
-        return lambda tensor: tensor.unflatten(0, (parts, -1))[:, first][
-            (slice(None), slice(None), *index[1:])
-        ].flatten(0, 1)
-    if is_kernel and not owner.transposed and owner.groups > 1 and getattr(other, "groups", 0) == 1:
-        rows, columns = small[0] // int(owner.groups), small[1]  # type: ignore[arg-type]
+        return lambda tensor: tensor.reshape(parts, -1, *tensor.shape[1:])[(slice(None), first, *index[1:])].flatten(
+            0, 1
+        )
+    if (
+        isinstance(owner, _ConvNd)
+        and is_kernel
+        and not owner.transposed
+        and owner.groups > 1
+        and getattr(other, "groups", 0) == 1
+    ):
+        rows, columns = small[0] // owner.groups, small[1]
         return lambda tensor: _diagonal(tensor, small[0], rows, columns)[(slice(None), slice(None), *index[2:])]
     return lambda tensor: tensor[index]
 

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
