@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 RENDEZVOUS_SECONDS = 180.0  # ranks are granted a trial together, but each fetches its checkpoint and data by itself
 COLLECTIVE_SECONDS = 1800.0  # a rank that dies is noticed by its lease; this is for ranks that wait for each other
 BUCKET_BYTES = 25 * 1024 * 1024
-T = TypeVar("T")
+Items = TypeVar("Items", bound="Sequence[Any] | Tensor")
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
+def share(items: Items) -> Items:
     """This rank's items of what all have in the same order: every `size`-th, from its own number on.
 
     The average of the ranks' gradients is that of the whole batch where all shares have the same length: make batches
     that the number of ranks divides.
     """
     here = world()
-    return items if here.size == 1 else items[here.rank :: here.size]
+    return items if here.size == 1 else items[here.rank :: here.size]  # type: ignore[return-value]
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
@@ -125,6 +125,19 @@ def average_tensors(tensors: Iterable[Tensor]) -> None:
     """
     if _joined is not None:
         _average([each for each in tensors if each.is_floating_point()])
+
+
+def mean(value: float) -> float:
+    """The mean of the ranks' numbers, in double precision.
+
+    Raises:
+        PeerLost: another rank cannot be reached.
+    """
+    if _joined is None:
+        return value
+    held = torch.tensor([value], dtype=torch.float64)
+    _average([held])
+    return float(held)
 
 
 def broadcast_object(value: Any) -> Any:

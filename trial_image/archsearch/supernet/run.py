@@ -15,6 +15,7 @@ from archsearch.evaluate.models import describe_space, overlaid
 from archsearch.evaluate.options import TrainingEvaluator
 from archsearch.registry import find
 from archsearch.spec.base import JsonObject
+from archsearch.supernet import distributed
 from archsearch.supernet.norms import normalizations, recalibrate
 from archsearch.supernet.options import SupernetConfig
 from archsearch.supernet.parameters import mean_entropy, skip_ratio
@@ -140,7 +141,7 @@ class Loop:
                 self._checkpoint_point()
         epoch = self.trainer.end_epoch(position.epoch)
         watched, alarm = self.watch.look(epoch)
-        metrics = {"trainLoss": self._finite(), **watched, **epoch.metrics}
+        metrics = {"trainLoss": distributed.mean(self._finite()), **watched, **epoch.metrics}
         self._check(metrics)
         self.context.report(position.epoch, metrics, weights=epoch.probabilities or None, alarm=alarm)
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
@@ -172,7 +173,7 @@ class Loop:
     def _snapshot(self) -> tuple[dict[str, Tensor], JsonObject]:
         tensors, state = random_state(self.bench.device)
         kept, scalars = self.bench.snapshot()
-        tensors |= {f"kept.{name}": value for name, value in kept.items()}
+        tensors |= {f"kept.{name}": value for name, value in kept.items()} | self.bench.own_statistics()
         if self.position.losses:
             tensors["losses"] = torch.stack(self.position.losses).cpu()
         return tensors, {
@@ -186,6 +187,8 @@ class Loop:
     def _restore(self, tensors: dict[str, Tensor], state: JsonObject) -> None:
         held = {n.removeprefix("kept."): value for n, value in tensors.items() if n.startswith("kept.")}
         self.bench.restore(held, state["kept"])
+        if "ranks" in tensors:
+            self.bench.restore_statistics(tensors["ranks"])
         losses = list(tensors["losses"].to(self.bench.device).unbind()) if "losses" in tensors else []
         self.position = Position(int(state["epoch"]), int(state["step"]), losses)
         self.bench.epoch, self.bench.step = self.position.epoch, self.position.step
@@ -211,6 +214,7 @@ def run_supernet(context: TrialContext, setup: Setup) -> tuple[dict[str, float],
     params = context.assignment.params
     kind = find_trainer(str(params.get("trainer", "")))
     config = kind.Config.model_validate(params.get("config") or {})
+    distributed.start(context)
     task = training_task(setup)
     seed_everything(context.seed, context.device)
     args = params.get("modelArgs")
@@ -232,6 +236,7 @@ def run_supernet(context: TrialContext, setup: Setup) -> tuple[dict[str, float],
     trainer.build()
     metrics = Loop(context, trainer, space).run()
     found = trainer.finish()
+    distributed.average_tensors(bench.statistics())
     context.final_weights(*bench.shared())
     return metrics, {
         **trainer.notes(),

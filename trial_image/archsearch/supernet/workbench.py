@@ -19,7 +19,7 @@ from archsearch.evaluate.optimization import load_slots, slots_of
 from archsearch.evaluate.validation import validate
 from archsearch.space import Rng
 from archsearch.spec.base import JsonObject
-from archsearch.supernet import weights
+from archsearch.supernet import distributed, weights
 from archsearch.supernet.elastic import widen
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ class Workbench:
         self.validation = task.validation.to(self.device)
         self.epoch = self.step = 0  # the position; the loop moves it
         self._orders: dict[tuple[int, int, int], Tensor] = {}
+        if (ranks := distributed.world().size) > 1 and config.batch_size < 2 * ranks:
+            raise UserError(
+                f"batchSize {config.batch_size} is too small for trials.nodes {ranks}: each rank takes its share of a "
+                f"batch, and needs 2 examples; make it {2 * ranks} or more"
+            )
         if config.precision == "float16" and self.device == "cpu":
             raise UserError("precision float16 needs a GPU, and here is none: use bfloat16 or float32")
 
@@ -137,11 +142,18 @@ class Workbench:
             output = output[0] if isinstance(output, (tuple, list)) else output
             sums = {name: value.tolist() for name, value in self.task.sums(output.float(), batch.targets).items()}
         metrics = self.task.metrics(sums)
-        return metrics["accuracy"] if "accuracy" in metrics else -metrics["loss"]
+        return distributed.mean(metrics["accuracy"] if "accuracy" in metrics else -metrics["loss"])
 
     def validate(self, model: nn.Module, *, limit: int | None = None) -> dict[str, float]:
-        """The evaluator's metrics of a network, in eval mode, on the validation examples or the first `limit`."""
-        return validate(model, self.task, self.validation, self.device, self.autocast, limit=limit)
+        """The evaluator's metrics of a network, in eval mode, on the validation examples or the first `limit`.
+
+        Several ranks go on from the mean of their running statistics, and all take rank 0's metrics.
+        """
+        distributed.average_tensors(model.buffers())
+        found: dict[str, float] = distributed.broadcast_object(
+            validate(model, self.task, self.validation, self.device, self.autocast, limit=limit)
+        )
+        return found
 
     # --- data
 
@@ -198,12 +210,18 @@ class Workbench:
             yield self._batch(self.weight_part, _ORDER, number).inputs
 
     def _batch(self, part: Part, salt: int, number: int, *, augmented: bool = False) -> Batch:
-        """Batch `number` of an endless sequence of passes, each in an order that follows from seed and pass alone."""
+        """Batch `number` of an endless sequence of passes, each in an order that follows from seed and pass alone.
+
+        Of several ranks each takes its share, of equal length: of the last batch of a pass fewer examples than there
+        are ranks may be left out.
+        """
         size = self.config.batch_size
         count = batches(len(part), size)
         turn, place = divmod(number, count)
         order = self._order(len(part), salt, turn)
         chosen = order[place * size : None if place == count - 1 else (place + 1) * size]
+        if (ranks := distributed.world().size) > 1:
+            chosen = distributed.share(chosen[: len(chosen) // ranks * ranks])
         inputs, targets = part.batch(chosen, self.device)
         inputs = self.task.prepare(inputs)
         if augmented:
@@ -238,6 +256,28 @@ class Workbench:
         The name `model` is the supernet's: its tensors are the shared weights that later trials begin with.
         """
         self._kept[name] = thing
+        if isinstance(thing, torch.optim.Optimizer) and distributed.world().size > 1:
+            thing.register_step_pre_hook(_average)
+
+    def statistics(self) -> list[Tensor]:
+        """Buffers of what is kept, for example running means: of several ranks each has its own."""
+        modules = [thing for thing in self._kept.values() if isinstance(thing, nn.Module)]
+        return [each for module in modules for each in module.buffers() if each.is_floating_point()]
+
+    def own_statistics(self) -> Tensors:
+        """The `statistics` of all ranks for a checkpoint, one row each; nothing of one rank."""
+        own = self.statistics()
+        if distributed.world().size == 1 or not own:
+            return {}
+        flat = torch.cat([each.detach().reshape(-1).double() for each in own])
+        return {"ranks": torch.stack(distributed.gather(flat))}
+
+    def restore_statistics(self, rows: Tensor) -> None:
+        """Go on from this rank's row of `own_statistics`."""
+        own = self.statistics()
+        row = rows[distributed.world().rank].to(self.device)
+        for each, part in zip(own, torch.split(row, [each.numel() for each in own]), strict=True):
+            each.detach().copy_(part.view_as(each))
 
     def snapshot(self) -> tuple[Tensors, JsonObject]:
         """Everything kept: live tensors named KEPT.NAME, which whoever keeps them copies, and JSON."""
@@ -285,8 +325,13 @@ class Workbench:
 
 
 def batches(count: int, size: int) -> int:
-    """Batches of a pass. A last batch of one would fail in batch normalization: the batch before takes it in."""
-    return max(1, math.ceil(count / size) - (1 if count % size == 1 and size > 1 else 0))
+    """Batches of a pass. A last batch of one (a rank) would fail in batch normalization: the one before takes it in."""
+    left = count % size
+    return max(1, math.ceil(count / size) - (1 if 0 < left < 2 * distributed.world().size and size > 1 else 0))
+
+
+def _average(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    distributed.average_gradients(each for group in optimizer.param_groups for each in group["params"])
 
 
 def _rows(part: Part, chosen: Tensor) -> Part:
