@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from archsearch.errors import UserError
 from archsearch.evaluate.optimization import load_slots, slots_of
 from archsearch.spec.base import JsonObject
+from archsearch.supernet.distributed import average_gradients
 
 if TYPE_CHECKING:
     from archsearch.supernet.options import SupernetConfig
@@ -72,6 +73,7 @@ class WeightOptimizer:
 
     def apply(self, done: int, *, learning_rate: float | None = None) -> None:
         """Clip the gradients that are there and step, at the schedule's rate or the one given."""
+        average_gradients(self.parameters)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.config, done, self.total) if learning_rate is None else learning_rate
         if self.scaler is not None and self.config.clip_norm:
