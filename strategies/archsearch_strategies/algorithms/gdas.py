@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from archsearch.space import SearchSpace
+from archsearch.supernet.options import again
 from archsearch.supernet.trainer import Epoch
 from archsearch_strategies.algorithms.darts import Darts, DartsConfig, DartsTrainer
 from archsearch_strategies.strategy import StrategyConfig
@@ -21,7 +22,7 @@ Temperature = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 class GdasConfig(DartsConfig):
     """Defaults: Dong and Yang 2019, section 4.2."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(default=250, description="As above.")
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = again("epochs", 250)
     temperature: Temperature = Field(default=10.0, description="Of the Gumbel softmax in the first epoch.")
     final_temperature: Temperature = Field(default=0.1, description="In the last one; linear between.")
 
@@ -67,7 +68,9 @@ class GdasTrainer(DartsTrainer):
     def end_epoch(self, epoch: int) -> Epoch:
         history = self.alphas.history()
         derived = self._derived(history)
-        with self.supernet.following(derived):
+        from archsearch.supernet.norms import batch_statistics
+
+        with self.supernet.following(derived), batch_statistics(self.supernet.model):
             return Epoch(self.bench.validate(self.supernet.model), history, derived)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from archsearch.evaluate.options import Fraction, Rate
 from archsearch.space import SearchSpace
+from archsearch.supernet.options import again
 from archsearch.supernet.trainer import Epoch, Found, SupernetTrainer
 from archsearch_strategies.algorithms.oneshot import OneShot, OneShotConfig
 from archsearch_strategies.strategy import StrategyConfig
@@ -30,16 +31,12 @@ class Estimator(StrEnum):
 class ProxylessNASConfig(OneShotConfig):
     """Defaults: Cai et al. 2019, section 4.2, and the authors' ImageNet script."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(default=150, description="As above.")
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=256, description="As above.")
-    learning_rate: Rate = Field(default=0.05, description="As above.")
-    nesterov: bool = Field(default=True, description="As above.")
-    weight_decay: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
-        default=4e-5, description="As above."
-    )
-    architecture_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
-        default=0.1, description="As above."
-    )
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = again("epochs", 150)
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = again("batch_size", 256)
+    learning_rate: Rate = again("learning_rate", 0.05)
+    nesterov: bool = again("nesterov", True)
+    weight_decay: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = again("weight_decay", 4e-5)
+    architecture_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = again("architecture_share", 0.1)
     warmup_epochs: Annotated[int, Field(ge=0, le=100_000)] = Field(
         default=40, description="First epochs, in which paths are drawn evenly and weights alone are trained."
     )
@@ -90,7 +87,7 @@ class ProxylessNASTrainer(SupernetTrainer[ProxylessNASConfig]):
     def build(self) -> None:
         import torch
 
-        from archsearch.supernet.costs import Costs, Penalties, costs_of
+        from archsearch.supernet.costs import build_penalties
         from archsearch.supernet.network import Supernet
         from archsearch.supernet.optimization import WeightOptimizer
         from archsearch.supernet.parameters import ArchitectureParameters
@@ -99,13 +96,7 @@ class ProxylessNASTrainer(SupernetTrainer[ProxylessNASConfig]):
         self.supernet = Supernet(bench.model())
         bench.load_shared(self.supernet.model)
         self.alphas = ArchitectureParameters(self.supernet.space, seed=bench.seed).to(bench.device)
-        costs: dict[str, Costs] = {
-            penalty.metric: costs_of(
-                penalty.metric, self.supernet, bench.inputs, device=bench.device, latency_table=config.latency_table
-            )
-            for penalty in config.penalties
-        }
-        self.penalties = Penalties(config.penalties, costs, self.alphas.probabilities())
+        self.penalties = build_penalties(config, self.supernet, bench, self.alphas.probabilities())
         self.weights = WeightOptimizer(
             self.supernet.model.parameters(), config, config.epochs * bench.steps, bench.device
         )
@@ -239,10 +230,12 @@ class ProxylessNASTrainer(SupernetTrainer[ProxylessNASConfig]):
         return found
 
     def end_epoch(self, epoch: int) -> Epoch:
+        from archsearch.supernet.norms import batch_statistics
+
         history = self.alphas.history()
         derived = self._derived(history)
         expected = self.penalties.expectations(self.alphas.probabilities())
-        with self.supernet.following(derived):
+        with self.supernet.following(derived), batch_statistics(self.supernet.model):
             metrics = {**self.bench.validate(self.supernet.model), **expected}
         return Epoch(metrics, history, derived)
 

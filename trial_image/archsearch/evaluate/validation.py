@@ -25,7 +25,8 @@ def validate(
     limit: int | None = None,
 ) -> dict[str, float]:
     """The task's metrics of `part`, or of its first `limit` examples, in eval mode. `part` is on `device`."""
-    model.eval()
+    if model.training:  # else its modules' own modes stay
+        model.eval()
     count = len(part) if limit is None else min(limit, len(part))
     sums: dict[str, Tensor] = {}
     with torch.inference_mode():

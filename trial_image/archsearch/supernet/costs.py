@@ -24,6 +24,8 @@ from archsearch.supernet.network import Mixture, Supernet
 
 if TYPE_CHECKING:
     from archsearch.evaluate.measuring import Inputs
+    from archsearch.supernet.options import SupernetConfig
+    from archsearch.supernet.workbench import Workbench
 
 REPEATS, WARM_UP = 15, 3
 Measure = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], float]
@@ -232,6 +234,27 @@ def _milliseconds(device: str) -> Measure:
     return measure
 
 
+def build_penalties(
+    config: SupernetConfig, supernet: Supernet, bench: Workbench, probabilities: Mapping[str, Tensor] | None = None
+) -> Penalties:
+    """The penalties that a configuration asks for.
+
+    Args:
+        probabilities: at the start of the search; by default all options of a choice are as likely.
+
+    Raises:
+        UserError: see `costs_of`.
+    """
+    even = {n: torch.full((len(c.options),), 1 / len(c.options)) for n, c in supernet.choices.items()}
+    costs: dict[str, Costs] = {
+        penalty.metric: costs_of(
+            penalty.metric, supernet, bench.inputs, device=bench.device, latency_table=config.latency_table
+        )
+        for penalty in config.penalties
+    }
+    return Penalties(config.penalties, costs, even if probabilities is None else probabilities)
+
+
 class Penalties:
     """The penalties of a configuration, as one term of the architecture's loss.
 
@@ -248,6 +271,10 @@ class Penalties:
             found = costs[penalty.metric]
             reference = penalty.reference or float(found.expected(probabilities).detach())
             self._terms.append((found, penalty.weight, max(reference, 1e-12)))
+
+    def of(self, architecture: Mapping[str, Any]) -> float:
+        """The penalty of one architecture."""
+        return sum(weight * found.of(architecture) / reference for found, weight, reference in self._terms)
 
     def __bool__(self) -> bool:
         return bool(self._terms)

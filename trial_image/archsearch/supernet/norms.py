@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from archsearch.nn.cell import Cell
+from archsearch.nn.mutables import LayerChoice
+
 
 def normalizations(model: nn.Module) -> list[_BatchNorm]:
     """All batch normalizations of a model."""
@@ -26,6 +29,14 @@ def without_affine(modules: Iterable[nn.Module]) -> None:
                 norm.bias.requires_grad_(False)
 
 
+def without_search_affine(model: nn.Module) -> None:
+    """`without_affine` of all candidates, and of what prepares the inputs of a cell (as in Liu's search network)."""
+    for module in model.modules():
+        holds_cell = module is not model and any(isinstance(child, Cell) for child in module.children())
+        if isinstance(module, LayerChoice) or holds_cell:
+            without_affine([module])
+
+
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Forward passes in here use their batch's statistics and leave the running ones alone."""
@@ -37,6 +48,25 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """In here a network is in eval mode, but normalizes by its batch's statistics, and leaves the running ones alone.
+
+    That is how a path of a supernet is judged in passing: the running statistics are those of all paths.
+    """
+    training = model.training
+    model.eval()
+    norms = [norm for norm in normalizations(model) if norm.track_running_stats]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+        model.train(training)
 
 
 def recalibrate(model: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]) -> int:

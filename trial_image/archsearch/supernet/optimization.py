@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 
 def rate(config: SupernetConfig, done: int, total: int) -> float:
-    """The learning rate of a step, of `total` in all: a cosine (Loshchilov & Hutter 2017), a line, or constant."""
+    """The learning rate of a step, of `total` in all: cosines (Loshchilov & Hutter 2017), a line, or constant."""
     highest, lowest = config.learning_rate, config.minimum_learning_rate
     if config.schedule == "constant":
         return highest
     part = done / max(1, total)
-    left = 0.5 * (1 + math.cos(math.pi * part)) if config.schedule == "cosine" else 1 - part
+    if config.schedule == "restarts":
+        epoch, length = part * config.epochs, float(config.first_cycle)
+        while epoch >= length:
+            epoch, length = epoch - length, length * config.cycle_factor
+        part = epoch / length
+    left = 1 - part if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * part))
     return lowest + (highest - lowest) * left
 
 
@@ -71,11 +76,11 @@ class WeightOptimizer:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         scaled.backward()
 
-    def apply(self, done: int, *, learning_rate: float | None = None) -> None:
-        """Clip the gradients that are there and step, at the schedule's rate or the one given."""
+    def apply(self, done: int) -> None:
+        """Clip the gradients that are there and step, at the schedule's rate for step number `done`."""
         average_gradients(self.parameters)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.config, done, self.total) if learning_rate is None else learning_rate
+            group["lr"] = rate(self.config, done, self.total)
         if self.scaler is not None and self.config.clip_norm:
             self.scaler.unscale_(self.optimizer)
         if self.config.clip_norm:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ Count = Annotated[int, Field(ge=1, le=100_000)]
 
 class WeightSchedule(StrEnum):
     COSINE = "cosine"
+    RESTARTS = "restarts"
     LINEAR = "linear"
     CONSTANT = "constant"
 
@@ -38,7 +39,11 @@ class SupernetConfig(Model):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=64, description="Examples of one step.")
     learning_rate: Rate = Field(default=0.025, description="Of the weights: SGD's highest rate.")
     minimum_learning_rate: NotNegative = Field(default=0.001, description="Where the schedule ends.")
-    schedule: WeightSchedule = Field(default=WeightSchedule.COSINE, description="cosine, linear or constant.")
+    schedule: WeightSchedule = Field(
+        default=WeightSchedule.COSINE, description="cosine, linear, constant, or restarts: cosines, each begun afresh."
+    )
+    first_cycle: Count = Field(default=10, description="Epochs of the first cosine of schedule restarts.")
+    cycle_factor: Count = Field(default=2, description="How much longer each cosine is than the one before.")
     momentum: Fraction = Field(default=0.9, description="Of SGD on the weights.")
     nesterov: bool = Field(default=False, description="Nesterov's form of that momentum.")
     weight_decay: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
@@ -69,3 +74,8 @@ class SupernetConfig(Model):
         default=0.5, description="The collapse alarm: so large a part of the operations would be skip connections …"
     )
     collapse_epochs: Count = Field(default=3, description="… after so many epochs in a row.")
+
+
+def again(name: str, default: Any) -> Any:
+    """A field of `SupernetConfig` with another default, for an algorithm whose paper has another value."""
+    return Field(default=default, description=SupernetConfig.model_fields[name].description)
