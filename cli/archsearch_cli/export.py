@@ -50,7 +50,9 @@ def _candidates(table: TrialTable, number: int | None) -> list[Row]:
         return [row]
     exported = table.exported.number if table.exported is not None else None
     usable = [row for row in table.rows.values() if row.values]
-    return sorted(usable, key=lambda row: (row.number == exported, row.values, -(row.number or 0)), reverse=True)
+    return sorted(
+        usable, key=lambda row: (row.number == exported, row.fidelity, row.values, -(row.number or 0)), reverse=True
+    )
 
 
 def _with_weights(store: Store, rows: list[Row], folder: Path, opened: Callable[[str], Store]) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from math import isfinite
 
 from archsearch.errors import UserError
 from archsearch.spec.base import JsonObject
@@ -20,15 +21,21 @@ def show_trials(place: str, endpoint: str, output: Format) -> int:
     metrics = sorted({name for row in rows for name in row["metrics"]})
     first = [objective.metric for objective in table.objectives]
     shown = [*first, *(name for name in metrics if name not in first)][:6]
-    emit(rows, output, ["number", "kind", "state", *(f"metrics.{name}" for name in shown), "seconds", "message"])
+    metric_columns = [f"metrics.{name}" for name in shown]
+    emit(rows, output, ["number", "kind", "state", *_fidelity(rows), *metric_columns, "seconds", "message"])
     return 0
 
 
 def show_best(place: str, endpoint: str, top: int, output: Format) -> int:
     """List the best trials, best first."""
     rows = best_rows(read_run(open_store(place, endpoint=endpoint)), top)
-    emit(rows, output, ["number", *_objective_columns(rows), "architecture"])
+    emit(rows, output, ["number", *_fidelity(rows), *_objective_columns(rows), "architecture"])
     return 0
+
+
+def _fidelity(rows: list[JsonObject]) -> list[str]:
+    """A column for it, where the trials have any."""
+    return ["fidelity"] if any(row["fidelity"] is not None for row in rows) else []
 
 
 def read_run(store: Store) -> TrialTable:
@@ -65,17 +72,22 @@ def trial_row(row: Row) -> JsonObject:
         "sourceUri": row.source_uri,
         "points": [point.to_json() for point in row.points],
         "replicate": row.replicate,
+        "fidelity": row.fidelity if isfinite(row.fidelity) else None,
         "seed": row.seed,
+        **({"control": True} if row.control else {}),
     }
 
 
 def best_rows(table: TrialTable, top: int) -> list[JsonObject]:
-    """The best trials, best first: by the one objective, or of several those that no other trial beats in all."""
+    """The best trials, best first: by fidelity and objective, or of several those that no other trial beats in all."""
     usable = [row for row in table.rows.values() if row.finished and row.values]
     candidates = table.pareto if len(table.objectives) > 1 else usable
-    ordered = sorted(candidates, key=lambda row: (*(-value for value in row.values), row.number or 0))
+    ordered = sorted(candidates, key=lambda row: (-row.fidelity, *(-value for value in row.values), row.number or 0))
+    furthest: dict[tuple[str, int], float] = {}  # of a promoted architecture only the trial of the highest fidelity
+    for row in ordered:
+        furthest.setdefault((row.hash, row.replicate), row.fidelity)
     rows = []
-    for row in ordered[:top]:
+    for row in [row for row in ordered if row.fidelity == furthest[row.hash, row.replicate]][:top]:
         values = {objective.metric: row.metrics[objective.metric] for objective in table.objectives}
         rows.append({**trial_row(row), "objectives": values})
     return rows

@@ -90,3 +90,25 @@ def test_a_place_that_is_none(place: str) -> None:
     done = CliRunner().invoke(app, ["best", place])
     assert done.exit_code == 2
     assert "storage URI" in done.stderr
+
+
+def test_more_training_stands_before_a_better_value(tmp_path: Path) -> None:
+    def finished(number: int, digest: str, params: JsonObject, accuracy: float) -> list[r.Record]:
+        return [
+            r.Submitted(number=number, kind=TrialKind.EVALUATE, hash=digest, params=params),
+            r.Result(number=number, state=TrialState.SUCCEEDED, metrics={"accuracy": accuracy}, time=1.0),
+        ]
+
+    found: list[r.Record] = [r.Experiment(name="digits", spec=SOUND["spec"], digest="x", time=1.0)]
+    found += finished(1, "a", {"fidelity": 3}, 0.9) + finished(2, "b", {"fidelity": 3}, 0.8)
+    found += finished(3, "a", {"fidelity": 9, "resumedFidelity": 3, "checkpointOf": 1}, 0.7)
+
+    async def append() -> None:
+        ledger = await asyncio.to_thread(Ledger.open, open_store(str(tmp_path)), "test")
+        await asyncio.gather(*(ledger.append(record.to_json()) for record in found))
+        await asyncio.to_thread(ledger.close)
+
+    asyncio.run(append())
+    assert [(row["number"], row["fidelity"]) for row in show("best", tmp_path)] == [(3, 9.0), (2, 3.0)]
+    table = CliRunner().invoke(app, ["trials", str(tmp_path)]).stdout
+    assert table.splitlines()[0].split()[:4] == ["NUMBER", "KIND", "STATE", "FIDELITY"]
