@@ -24,15 +24,16 @@ class NSGA2(Strategy["NSGA2.Config"]):
     algorithms" (EMO 2009): each result joins the population, which then loses its worst member, so that no worker waits
     for a generation. Feasible solutions dominate infeasible ones (Deb, section VI): what is infeasible or failed never
     becomes a parent. No architecture is tried twice. With one objective it is a genetic algorithm with truncation.
+    Crossover and mutation are Deb's: 0.9, and one decision a child; the population is small, for trials that are dear.
     """
 
     several_objectives = True
 
     class Config(StrategyConfig):
         population: int = Field(default=20, ge=4, le=2000, description="Architectures that survive.")
-        crossover: float = Field(default=0.5, ge=0.0, le=1.0, description="Probability that a child has two parents.")
+        crossover: float = Field(default=0.9, ge=0.0, le=1.0, description="Probability that a child has two parents.")
         mutation: float = Field(
-            default=0.1, ge=0.0, le=1.0, description="Probability of a change in a child that is new without it."
+            default=1.0, ge=0.0, le=1.0, description="Probability of a change in a child that is new without it."
         )
 
     async def search(self, run: Run) -> None:

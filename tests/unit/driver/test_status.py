@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from archsearch.protocol import MetricPoint, TrialKind, TrialState
+from archsearch.protocol import Assignment, MetricPoint, Outcome, TrialKind, TrialState
 from archsearch.spec.experiment import Objective
 from archsearch.spec.status import Verdict
 from archsearch.store import open_store
@@ -36,6 +36,32 @@ def test_best_and_pareto() -> None:
     table = table_of([(0.9, 5.0), (0.9, 4.0), (0.5, 1.0), (0.4, 2.0), (0.9, 4.0)], [5, 4, 3, 2, 1])
     assert [row.number for row in table.best] == [1, 2, 5, 3, 4]  # ties go to the lower number
     assert sorted(row.number or 0 for row in table.pareto) == [3, 5]  # of equals the first to come stays
+
+
+async def test_the_front_of_nsga2_is_in_summary_and_status(tmp_path: Path) -> None:
+    async def evaluate(assignment: Assignment) -> Outcome:
+        outcome = await fake.evaluate(assignment)
+        width = float((assignment.architecture or {}).get("width", 0))
+        return outcome.model_copy(update={"metrics": {**outcome.metrics, "latencyMs": width}})
+
+    objectives = [{"metric": "accuracy"}, {"metric": "latencyMs", "goal": "Minimize"}]
+    wanted = fake.experiment("nsga2", {"population": 6}, objectives=objectives, budget={"maxTrials": 40})
+    summary = await fake.run(tmp_path, wanted, fake.FakeLauncher(evaluate))
+    table = TrialTable(wanted.spec.objectives)
+    table.replay(read_ledger(open_store(str(tmp_path))))
+    points = {
+        number: (row.metrics["accuracy"], -row.metrics["latencyMs"]) for number, row in table.rows.items() if row.values
+    }
+    assert len(points) == 40
+    front = {
+        number
+        for number, (x, y) in points.items()
+        if not any(u >= x and v >= y and (u, v) != (x, y) for u, v in points.values())
+    }
+    assert len(front) > 1
+    assert {trial.number for trial in summary.pareto} == front
+    status = search_status(table, max_trials=40, verdict=Verdict(), now=0.0)
+    assert {trial.number for trial in status.pareto} == front
 
 
 def test_the_history_hash_knows_neither_order_nor_time_nor_reuse() -> None:

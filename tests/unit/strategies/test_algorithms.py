@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from archsearch.protocol import TrialState
 from archsearch.space import Categorical, Ordinal, SearchSpace
+from archsearch.space.known import known_space
 from archsearch.spec.experiment import Objective
 from archsearch_strategies.algorithms.random import RandomSearch
 from archsearch_strategies.algorithms.regularized_evolution import RegularizedEvolution
@@ -95,6 +96,17 @@ def test_a_child_differs_from_its_parent_by_one_decision() -> None:
     done = drive(AskTell(evolution(population=2, sample=2), LARGE, ACCURACY), 40)
     for index in range(2, 40):
         assert 1 in [distance(done[index], parent) for parent in done[index - 2 : index]]
+
+
+def test_what_computes_something_known_is_tried_last() -> None:
+    cells = known_space("nasbench201")
+    assert cells is not None
+    done = drive(AskTell(evolution(population=4, sample=2), cells, ACCURACY), 150)
+    forms = [cells.hash(trial.architecture or {}, isomorphic=True) for trial in done]
+    assert len({*forms[4:]}) == 146  # at random about a quarter would be isomorphic to an earlier one
+    tiny = SearchSpace([Categorical(c.name, ("none", "skip_connect")) for c in cells], canonicaliser="nasbench201")
+    done = drive(AskTell(evolution(population=4, sample=2), tiny, ACCURACY), 100)
+    assert len(done) == len({trial.hash for trial in done}) == tiny.size() == 64
 
 
 def test_the_oldest_dies_not_the_worst() -> None:
