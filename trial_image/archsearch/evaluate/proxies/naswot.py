@@ -29,7 +29,7 @@ def naswot(probe: Probe) -> float:
     (GELU, SiLU, hard-swish) the sign of the input is taken.
 
     Raises:
-        NotApplicable: the network has no rectifiers, or K is singular (it tells some inputs not apart).
+        NotApplicable: the network has no rectifiers, or too few for the batch: K is singular.
     """
     inputs = probe.sample.batches[0][0].to(probe.device)
     network = probe.copy()
@@ -37,10 +37,10 @@ def naswot(probe: Probe) -> float:
         network(inputs)
     if codes.kernel is None:
         raise NotApplicable("the network has no rectifiers")
-    sign, logarithm = torch.linalg.slogdet(codes.kernel)
-    if sign == 0 or not torch.isfinite(logarithm):
-        raise NotApplicable("the network's rectifiers tell some inputs of the batch not apart")
-    return float(logarithm)
+    values = torch.linalg.eigvalsh(codes.kernel)
+    if values[0] <= len(values) * torch.finfo(values.dtype).eps * values[-1]:
+        raise NotApplicable("the network's rectifiers do not tell all inputs of the batch apart")
+    return float(values.log().sum())
 
 
 class _Codes(TorchDispatchMode):  # type: ignore[no-untyped-call]
