@@ -48,6 +48,7 @@ class Strategy(Generic[C]):
     several_objectives: ClassVar[bool] = False  # it makes a Pareto search of several
     reuses_weights: ClassVar[bool] = False  # its trials may begin with any earlier one's weights: all are kept
     retrains: ClassVar[int] = 0  # how many of the best are trained again where the manifest does not say
+    controls: ClassVar[int] = 0  # how many random architectures of equal size are trained beside them
     kinds: ClassVar[tuple[TrialKind, ...]] = (TrialKind.EVALUATE,)  # the trial kinds that it submits
     multi_fidelity: ClassVar[bool] = False  # reuses them only to train an architecture further: once, then they may go
 

@@ -31,7 +31,7 @@ def assignment(
         params = params | {"checkpoint": row.input}
     always = several or keep_all or row.kind in (TrialKind.RETRAIN, TrialKind.SUPERNET)
     keep = KeepWeights.ALWAYS if always else KeepWeights.BEST
-    if row.kind in WITHOUT_WEIGHTS:
+    if row.kind in WITHOUT_WEIGHTS or row.control:
         keep = KeepWeights.NEVER
     return Assignment(
         experiment=experiment.metadata.name,

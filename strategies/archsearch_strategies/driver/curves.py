@@ -25,7 +25,7 @@ class Alarm:
 
 
 class Curves:
-    """Puts points into rows; keeps the newest points' architecture weights and the newest alarms. The ledger has all."""
+    """Puts points into rows; keeps the newest architecture weights and the newest alarms. The ledger has all."""
 
     def __init__(self) -> None:
         self.alarms: deque[Alarm] = deque(maxlen=ALARMS_KEPT)

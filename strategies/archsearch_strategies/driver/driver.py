@@ -125,7 +125,7 @@ class Driver:
         self._opened: Session | None = None
         self._search: Search | None = None
         self._space: SearchSpace | None = None
-        self._controls: set[Row] = set()  # describe and export, while they are wanted
+        self._controls: set[Row] = set()  # describe, profile and export, while they are wanted
         self._failure: ArchsearchError | None = None  # the ledger's
         self._crew = Crew(self._server, self.bulletin, self._notice)
 
@@ -200,7 +200,7 @@ class Driver:
             space = await self._accept()
             if self.table.ended is None:
                 await self._find(space)
-            await self._finish()
+            await self._finish(space)
             return await self._conclude()
         except _Halt as halt:
             return self._final(halt.state, reasons.SUSPENDED if halt.state == "Suspended" else "Stopped", str(halt))
@@ -335,14 +335,23 @@ class Driver:
             self._search = None
             await search.close()
 
-    async def _finish(self) -> None:
+    async def _finish(self, space: SearchSpace) -> None:
         """Train the best again where that is asked for, and write the best model to `best/`."""
         book = self.session.book
         book.ended = True
         self._server.serve(book)
         self.session.retention.look()
-        finish = Finish(self.spec, self.table, self.session, self._until, self._wall)
-        chosen = await finish.retrain(self._strategy().retrains, workers_died=self._ephemeral)
+        finish = Finish(
+            self.spec,
+            self.table,
+            self.session,
+            self._until,
+            self._wall,
+            space=space,
+            profile=self._control_all,
+        )
+        strategy = self._strategy()
+        chosen = await finish.retrain(strategy.retrains, strategy.controls, workers_died=self._ephemeral)
         if chosen is None or finish.is_exported(chosen):
             return
         finish.exported(chosen, await self._control(await self._earlier.exportable(export_row(chosen))))
@@ -395,13 +404,17 @@ class Driver:
 
     async def _control(self, row: Row) -> Row:
         """Have a worker do what has no number, and wait for it."""
-        self._controls.add(row)
-        self.session.book.offer(row)
-        try:
-            await self._until(lambda: row.finished)
-        finally:
-            self._controls.discard(row)
+        await self._control_all([row])
         return row
+
+    async def _control_all(self, rows: list[Row]) -> None:
+        self._controls.update(rows)
+        for row in rows:
+            self.session.book.offer(row)
+        try:
+            await self._until(lambda: all(row.finished for row in rows))
+        finally:
+            self._controls.difference_update(rows)
 
     async def _until(self, done: Callable[[], bool]) -> None:
         """Keep everything going until `done`, looked at after each change and once a second.
@@ -440,7 +453,8 @@ class Driver:
         parallel, unfinished = self.spec.parallel_trials, self.table.unfinished
         if self._search is None:
             again = sum(not row.finished for row in self.table.retraining)
-            return (len(self._controls) + min(parallel, again),)
+            waiting = sum(not row.finished for row in self._controls)
+            return (min(parallel, waiting + again),)
         if self.spec.trials.nodes == 1:
             return (min(parallel, unfinished),)
         joint = sum(row.kind is TrialKind.SUPERNET and not row.finished for row in self.table.rows.values())

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from archsearch.protocol import FIDELITY, TrialKind, TrialState
+from archsearch.space import SearchSpace
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ExperimentSpec
 from archsearch_strategies.driver import records as r
+from archsearch_strategies.driver.controls import Profile, equal_sized
+from archsearch_strategies.driver.run import trial_seed
 from archsearch_strategies.driver.session import Session
 from archsearch_strategies.driver.summary import BEST_FOLDER
 from archsearch_strategies.driver.trials import Row, TrialTable
@@ -20,6 +23,8 @@ class Finish:
     Args:
         until: waits for a condition, keeping workers and leases going.
         wall: seconds since the epoch, for the records.
+        space: what controls are drawn from.
+        profile: has workers do trials without a number, and returns when all are finished.
     """
 
     def __init__(
@@ -29,18 +34,24 @@ class Finish:
         session: Session,
         until: Callable[[Callable[[], bool]], Awaitable[None]],
         wall: Callable[[], float],
+        *,
+        space: SearchSpace,
+        profile: Profile,
     ) -> None:
         self._spec = spec
         self._table = table
         self._session = session
         self._until = until
         self._wall = wall
+        self._space = space
+        self._profile = profile
 
-    async def retrain(self, default: int, *, workers_died: bool) -> Row | None:
-        """Train the best again, and wait for it.
+    async def retrain(self, default: int, controls: int, *, workers_died: bool) -> Row | None:
+        """Train the best again, beside random architectures of equal size, and wait for it.
 
         Args:
             default: how many, for a manifest that says nothing.
+            controls: how many random ones, for a manifest that says nothing of them.
             workers_died: workers of an earlier driver ended with it.
 
         Returns:
@@ -52,8 +63,11 @@ class Finish:
             return None
         self._session.book.adopt_leases(workers_died=workers_died)
         rows = [self._again(own) for own in best[:count]]
-        self._session.journal.when_durable(lambda: self._offer(rows))
-        await self._until(lambda: all(row.finished for row in rows))
+        if self._spec.retrain is not None and self._spec.retrain.controls is not None:
+            controls = self._spec.retrain.controls
+        everything = rows + (await self._controls(best[0], controls) if rows and controls else [])
+        self._session.journal.when_durable(lambda: self._offer(everything))
+        await self._until(lambda: all(row.finished for row in everything))
         return winner(self._table, best[0], rows)
 
     def is_exported(self, chosen: Row) -> bool:
@@ -68,6 +82,32 @@ class Finish:
             number=chosen.number or 0, artifacts=dict(row.artifacts), error=error[-4096:], time=self._wall()
         )
         self._session.journal.write(record)
+
+    async def _controls(self, best: Row, count: int) -> list[Row]:
+        """The trials of random architectures; those that an earlier driver added first."""
+        table, seed = self._table, self._spec.seed
+        rows = [row for row in table.retraining if row.control]
+        if len(rows) >= count:
+            return rows
+        taken = {row.hash for row in table.retraining}
+        drawn = await equal_sized(self._space, best, count - len(rows), seed=seed, taken=taken, profile=self._profile)
+        for architecture in drawn:
+            hashed = self._space.hash(architecture)
+            record = r.Added(
+                number=max(table.rows, default=0) + 1,
+                of=best.number or 0,
+                control=True,
+                architecture=architecture.to_json(),
+                hash=hashed,
+                params={"config": {} if self._spec.retrain is None else self._spec.retrain.config},
+                seed=trial_seed(seed, hashed, 0),
+            )
+            known = table.known.get(Row(None, record.kind, hash=hashed, params=record.params).identity)
+            if known is None or not known.control:  # of an earlier end of the search
+                self._session.journal.write(record)
+                known = table.rows[record.number]
+            rows.append(known)
+        return rows
 
     def _again(self, own: Row) -> Row:
         wanted = again(self._table, own, self._spec)

@@ -98,7 +98,8 @@ class Added(RecordBase):
 
     type: Literal["added"] = "added"
     number: int
-    of: int = Field(description="The trial whose architecture is trained again.")
+    of: int = Field(description="The trial whose architecture is trained again, or is compared with.")
+    control: bool = Field(default=False, description="A random architecture, to compare with: never exported.")
     kind: TrialKind = TrialKind.RETRAIN
     architecture: JsonObject | None = None
     hash: str = ""

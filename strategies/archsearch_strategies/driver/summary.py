@@ -59,6 +59,9 @@ class Summary(Model):
     retrained: list[TrialSummary] = Field(
         default_factory=list, description="Trials that trained one of the best again after the search; by number."
     )
+    controls: list[TrialSummary] = Field(
+        default_factory=list, description="Random architectures of equal size, trained as the best were; by number."
+    )
     alarms: list[AlarmSummary] = Field(
         default_factory=list, description="What trials warned of, for example a collapse; the newest 20."
     )
@@ -93,7 +96,8 @@ def summarize(
         failures={failure.value: count for failure, count in sorted(table.failures.items())},
         best=[_trial(row) for row in table.best],
         pareto=[_trial(row) for row in table.pareto] if len(table.objectives) > 1 else [],
-        retrained=[_trial(row) for row in table.added.values() if row.finished],
+        retrained=[_trial(row) for row in table.added.values() if row.finished and not row.control],
+        controls=[_trial(row) for row in table.added.values() if row.finished and row.control],
         alarms=[AlarmSummary(number=a.number, step=a.step, message=a.message) for a in table.curves.alarms],
         notes=dict(table.notes),
         model_trial=exported.number if exported is not None and not exported.error else None,

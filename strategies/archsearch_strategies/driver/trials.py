@@ -75,6 +75,7 @@ class Row:
     source: int | None = None  # of a known result and of what is trained again: the trial it stems from
     source_uri: str = ""  # the run of that trial, if it is an earlier one
     added: bool = False  # by the driver, after the search
+    control: bool = False  # a random architecture, trained as the best are
     checkpoint: str | None = None
     points: list[MetricPoint] = field(default_factory=list)
     stop: bool = False
@@ -230,7 +231,7 @@ class TrialTable:
         row = Row(
             record.number, record.kind, record.architecture, record.hash, record.params, record.replicate, record.seed
         )
-        row.added, row.source = True, record.of
+        row.added, row.source, row.control = True, record.of, record.control
         self._enter(row)
         self.added[record.number] = row
         self.retraining.append(row)

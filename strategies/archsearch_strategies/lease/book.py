@@ -470,7 +470,7 @@ def without_input(row: Row, table: TrialTable, time: float) -> r.Result:
         number=row.number or 0,
         state=TrialState.FAILED,
         failure=FailureClass.USER_ERROR,
-        message=f"the trial is to begin with the weights of trial {number} ({CHECKPOINT_OF}), which are not kept: {why}",
+        message=f"{CHECKPOINT_OF}: the trial is to begin with the weights of trial {number}, which are not kept: {why}",
         time=time,
     )
 

@@ -206,6 +206,11 @@ class Retrain(Model):
     config: FreeForm = Field(
         default_factory=dict, description="Laid over evaluator.config for this training, for example {epochs: 20}."
     )
+    controls: Annotated[int, Field(ge=0, le=16)] | None = Field(
+        default=None,
+        description="How many random architectures of about the best one's size (parameters within 10 %) are trained "
+        "alike beside them, to compare with; never exported. Absent: 0 for classic strategies, 1 for one-shot ones.",
+    )
 
 
 class WarmStart(Model):

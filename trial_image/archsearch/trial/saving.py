@@ -39,8 +39,9 @@ class Buffers:
             else:
                 targets[name] = torch.empty_like(source, device="cpu", pin_memory=source.is_cuda)
         self.tensors, self._forms = targets, forms
-        with torch.no_grad():
-            torch._foreach_copy_(list(targets.values()), list(sources.values()), non_blocking=True)
+        if sources:  # the state may be JSON alone
+            with torch.no_grad():
+                torch._foreach_copy_(list(targets.values()), list(sources.values()), non_blocking=True)
         if any(source.is_cuda for source in sources.values()):
             torch.cuda.current_stream().synchronize()
 
