@@ -3,8 +3,10 @@
     python benchmarks/strategies.py                                   # all strategies, up to --limit seconds each
     python benchmarks/strategies.py --strategies random,tpe --trials 10000
 
-Ask and tell: handing one result to the strategy until it has asked for what comes next, without model fits (what it
-gives to `run.memo`), which are shown beside. Percentiles are over the last thousand trials before each size.
+Ask and tell: processor time of handing one result to the strategy until it has asked for what comes next, without model
+fits (what it gives to `run.memo`), which are shown beside. Percentiles are over the last thousand trials before each size. Fits are
+made in these thousand, the newest `--fits` of them; before, the strategy is given the last fit's answer again, so that
+every strategy comes to every size: its proposals are known by then, and random ones take their place.
 """
 
 from __future__ import annotations
@@ -66,36 +68,43 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def ask_and_tell(name: str, sizes: list[int], limit: float, seed: int) -> None:
+def ask_and_tell(name: str, sizes: list[int], limit: float, fits: int, seed: int) -> None:
     """Feed one strategy until the last size, the end of its space or the limit, and print a line at each size."""
     found = registry.find("archsearch.strategies", name)
     run = strategy_run(space(), [OBJECTIVE], seed=seed, parallelism=1, max_trials=sizes[-1])
     execution = Execution(found(found.Config()), run)
     asked: deque[Submit] = deque()
     times, before, start = Times(), resident(), time.perf_counter()
+    done, last = 0, ""
+
+    def due() -> bool:
+        """Whether a fit is made now: the first, and those of the trials just before a size."""
+        return not last or any(size - fits <= done < size for size in sizes)
 
     def step(feed: object) -> None:
         """Feed one input, and its computations' values, timing the strategy and the computations apart."""
-        begun = time.perf_counter()
+        nonlocal last
+        begun = time.process_time()
         feed()  # type: ignore[operator]
-        spent = time.perf_counter() - begun
+        spent = time.process_time() - begun
         pending = deque(execution.outputs())
         while pending:
             output = pending.popleft()
             if isinstance(output, Submit):
                 asked.append(output)
             elif isinstance(output, Compute):
-                begun = time.perf_counter()
-                value = json.loads(json.dumps(output.compute()))
-                fitted = time.perf_counter()
+                if due():
+                    begun = time.process_time()
+                    last = json.dumps(output.compute())
+                    times.fits.append(time.process_time() - begun)
+                value = json.loads(last)
+                begun = time.process_time()
                 execution.answer(value)
-                spent += time.perf_counter() - fitted
-                times.fits.append(fitted - begun)
+                spent += time.process_time() - begun
                 pending.extend(execution.outputs())
         times.steps.append(spent)
 
     step(execution.start)
-    done = 0
     while asked:
         trial = asked.popleft().trial
         assert trial.architecture is not None
@@ -105,6 +114,7 @@ def ask_and_tell(name: str, sizes: list[int], limit: float, seed: int) -> None:
         late = time.perf_counter() - start > limit
         if done in sizes or late or not asked:
             show(name, done, times, (resident() - before) / done, time.perf_counter() - start, late)
+            times.fits.clear()
         if done >= sizes[-1] or late:
             break
     execution.close()
@@ -155,6 +165,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=100_000, help="the largest size")
     parser.add_argument("--workers", type=int, default=1000, help="of the simulated run")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for one strategy's ask and tell")
+    parser.add_argument("--fits", type=int, default=200, help="trials before each size in which models are fitted")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     names = [name for name in options.strategies.split(",") if name] or registry.registered("archsearch.strategies")
@@ -163,7 +174,7 @@ def main() -> int:
     failed = 0
     for name in names:
         try:
-            ask_and_tell(name, sizes, options.limit, options.seed)
+            ask_and_tell(name, sizes, options.limit, options.fits, options.seed)
         except ArchsearchError as error:
             failed += 1
             print(f"{name}: {error}", flush=True)
