@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from archsearch.space import SearchSpace
-from archsearch.supernet.options import again
-from archsearch.supernet.trainer import Epoch
-from archsearch_strategies.algorithms.darts import Darts, DartsConfig, DartsTrainer
+from archsearch.supernet.options import SupernetConfig, again
+from archsearch.supernet.trainer import Epoch, SupernetTrainer
+from archsearch_strategies.algorithms.differentiable import (
+    Differentiable,
+    DifferentiableConfig,
+    DifferentiableTrainer,
+)
 from archsearch_strategies.strategy import StrategyConfig
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ _DRAW = 0x8CB92BA72F3D8DD7
 Temperature = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
-class GdasConfig(DartsConfig):
+class GdasConfig(DifferentiableConfig):
     """Defaults: Dong and Yang 2019, section 4.2."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = again("epochs", 250)
@@ -27,7 +31,7 @@ class GdasConfig(DartsConfig):
     final_temperature: Temperature = Field(default=0.1, description="In the last one; linear between.")
 
 
-class GdasTrainer(DartsTrainer):
+class GdasTrainer(DifferentiableTrainer[GdasConfig]):
     """Each step, of weights and of the architecture, draws one candidate a choice and computes that alone.
 
     With h the one-hot of ``argmax(log p + g)``, g Gumbel noise, and s the softmax of the same at a temperature, a
@@ -35,8 +39,7 @@ class GdasTrainer(DartsTrainer):
     to 5).
     """
 
-    Config: ClassVar[type[GdasConfig]] = GdasConfig
-    config: GdasConfig
+    Config: ClassVar[type[SupernetConfig]] = GdasConfig
     draws = 0  # within a step
 
     @classmethod
@@ -92,9 +95,9 @@ def drawn(logits: Tensor, temperature: float, generator: object) -> tuple[int, T
     return chosen, 1 + soft - soft.detach()
 
 
-class Gdas(Darts):
+class Gdas(Differentiable[GdasConfig]):
     """GDAS (Dong and Yang, "Searching for a Robust Neural Architecture in Four GPU Hours", CVPR 2019)."""
 
     Config: ClassVar[type[StrategyConfig]] = GdasConfig
-    Trainer = GdasTrainer
+    Trainer: ClassVar[type[SupernetTrainer[Any]]] = GdasTrainer
     trainer = "gdas"

@@ -10,7 +10,7 @@ from pydantic import Field
 from archsearch.errors import UserError
 from archsearch.protocol import TrialKind, TrialState
 from archsearch.space import SearchSpace
-from archsearch.spec.base import JsonObject
+from archsearch.spec.base import FreeForm, JsonObject
 from archsearch.supernet.options import SupernetConfig
 from archsearch.supernet.trainer import SupernetTrainer
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Submission, Trial
@@ -19,6 +19,11 @@ from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Submis
 class OneShotConfig(SupernetConfig, StrategyConfig):
     """Options of the supernet's training, and of what is done with the architectures that it gives."""
 
+    model_args: FreeForm = Field(
+        default_factory=dict,
+        description="Arguments of the model space for the supernet alone, laid over modelSpace's: a shallower or "
+        "narrower network with the same choices, for example {channels: 16, cells: 8}.",
+    )
     recalibrate: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=20,
         description="Batches on which an architecture's normalization statistics are measured before its inherited "
@@ -51,21 +56,35 @@ class OneShot(Strategy[C]):
         await self.inherit(run, supernet, found(supernet))
 
     async def train(
-        self, run: Run, *, stage: str = "supernet", begin_with: Trial | None = None, **changes: Any
+        self,
+        run: Run,
+        *,
+        stage: str = "supernet",
+        begin_with: Trial | None = None,
+        trainer: str = "",
+        config: JsonObject | None = None,
+        model_args: JsonObject | None = None,
+        **changes: Any,
     ) -> Trial:
         """One supernet trial under this strategy's options.
 
         Args:
             stage: the phase's name.
             begin_with: the supernet trial whose weights and learned state it begins with.
+            trainer: another one than the strategy's.
+            config: all of the trainer's options, in place of the strategy's.
+            model_args: arguments of the model space for this trial, in place of the strategy's `modelArgs`.
             changes: options that differ from the strategy's, by their names in Python.
 
         Raises:
             UserError: the trial failed: there is nothing to go on with.
         """
         run.stage(stage)
-        config = self.config.model_copy(update=changes).to_json()
-        params: JsonObject = {"trainer": self.trainer, "config": config}
+        if config is None:
+            config = self.config.model_copy(update=changes).to_json()
+        params: JsonObject = {"trainer": trainer or self.trainer, "config": config}
+        if args := self.config.model_args if model_args is None else model_args:
+            params["modelArgs"] = args
         if begin_with is not None:
             params["checkpointOf"] = begin_with.number
         trial = await run.trial(TrialKind.SUPERNET, params=params)
@@ -86,10 +105,12 @@ class OneShot(Strategy[C]):
 
     def inheritance(self, supernet: Trial) -> JsonObject:
         """The params of an inherit trial."""
+        args = supernet.params.get("modelArgs")
         return {
             "checkpointOf": supernet.number,
             "recalibrate": self.config.recalibrate,
             "batchSize": self.config.batch_size,
+            **({"modelArgs": args} if args else {}),
         }
 
 

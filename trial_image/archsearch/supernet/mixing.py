@@ -27,3 +27,11 @@ def mix(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, A
         part = output if weights is None else weights[i] * output
         total = part if total is None else total + part
     return total
+
+
+def logits_of(output: Any) -> tuple[Tensor, Tensor]:
+    """A network's own output, and its mean with the auxiliary output where there is one (else the same)."""
+    if not isinstance(output, (tuple, list)):
+        return output, output
+    main, auxiliary = output
+    return main, main if auxiliary is None else (main + auxiliary) / 2

@@ -59,13 +59,14 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     training = model.training
     model.eval()
     norms = [norm for norm in normalizations(model) if norm.track_running_stats]
-    for norm in norms:
-        norm.training, norm.track_running_stats = True, False
+    kept = [(norm.running_mean, norm.running_var) for norm in norms]
+    for norm in norms:  # without any it takes its batch's, in eval mode too
+        norm.running_mean = norm.running_var = None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (mean, variance) in zip(norms, kept, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
         model.train(training)
 
 

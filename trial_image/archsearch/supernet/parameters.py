@@ -128,6 +128,24 @@ class ArchitectureParameters(nn.Module):
         self.allowed = {name: tuple(bool(value) for value in values) for name, values in state["allowed"].items()}
 
 
+def mixture_weights(parameters: ArchitectureParameters, name: str) -> Tensor:
+    """What the options that are left of a choice are multiplied with in a mixture of all: their probabilities.
+
+    For k inputs of n k times as much, so that the sum is that of k inputs; not on the edges of a cell, whose strengths
+    are normalised to 1 (Xu 2020, equation 2).
+
+    Returns:
+        (number of options left,), differentiable.
+    """
+    choice = parameters.choices[name]
+    weights = parameters.probability(name)
+    if not all(parameters.allowed[name]):
+        weights = weights[list(parameters.left(name))]
+    if isinstance(choice, Subset) and choice.choose is not None and name not in parameters.edges:
+        weights = weights * choice.choose
+    return weights
+
+
 def is_free(choice: Choice) -> bool:
     """An input choice of any number of inputs."""
     return isinstance(choice, Subset) and choice.choose is None

@@ -50,10 +50,10 @@ class PartBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         tracked = self.track_running_stats and self.running_mean is not None
         factor = 0.0
-        if self.training and tracked:
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-            factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        count = self.num_batches_tracked
+        if self.training and tracked and count is not None:
+            count.add_(1)
+            factor = 1 / float(count) if self.momentum is None else self.momentum
         reads = tracked or not self.training
         return functional.batch_norm(
             x,
