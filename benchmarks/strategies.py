@@ -4,9 +4,9 @@
     python benchmarks/strategies.py --strategies random,tpe --trials 10000
 
 Ask and tell: processor time of handing one result to the strategy until it has asked for what comes next, without model
-fits (what it gives to `run.memo`), which are shown beside. Percentiles are over the last thousand trials before each size. Fits are
-made in these thousand, the newest `--fits` of them; before, the strategy is given the last fit's answer again, so that
-every strategy comes to every size: its proposals are known by then, and random ones take their place.
+fits (what it gives to `run.memo`), which are shown beside. Percentiles are over the last thousand trials before each
+size. Models are fitted in the newest `--fits` of them; before, the strategy is given the last fit's answer again, so
+that every strategy comes to every size: its proposals are known by then, and random ones take their place.
 """
 
 from __future__ import annotations
