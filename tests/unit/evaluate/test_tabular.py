@@ -91,6 +91,29 @@ def test_a_fidelity_answers_under_the_same_name(path: Path) -> None:
         own.answer(b, {FIDELITY: 50})
 
 
+def test_a_continued_training_tells_of_the_points_on_its_way(path: Path) -> None:
+    fidelities = {
+        "4": {"metric": "seeds", "cost": "time*0.02"},
+        "12": {"metric": "short", "cost": "time*0.06"},
+        "200": {"metric": "accuracy", "cost": "time"},
+    }
+    options: dict[str, Any] = {"cost": "time", "fidelities": fidelities}
+    continued = tabular(path, continued=True, **options)
+    b = {"op0": "b", "op1": "x"}
+    assert Tabular.fidelities(continued.config) == (4, 12, 200)
+    found = [
+        (point.fidelity, point.metrics["accuracy"], point.seconds) for point in continued.curve(b, {FIDELITY: 200})
+    ]
+    assert found == [(4, 8.0, pytest.approx(6.0)), (12, 3.0, pytest.approx(18.0))]
+    resumed = continued.curve(b, {FIDELITY: 200, RESUMED: 4})
+    assert [(point.fidelity, point.seconds) for point in resumed] == [(12, pytest.approx(12.0))]
+    assert [point.fidelity for point in continued.curve(b)] == [4, 12, 200]
+    assert continued.curve(b, {FIDELITY: 4}) == []
+    assert [point.fidelity for point in continued.curve({"op0": "c", "op1": "x"}, {FIDELITY: 200})] == [12]  # NaN
+    assert continued.curve({"op0": "c", "op1": "y"}) == []
+    assert tabular(path, **options).curve(b) == []
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("time", Cost("time")), ("time*0.06", Cost("time", 0.06)), (" time * 1e-3 ", Cost("time", 1e-3))],

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from archsearch import registry
 from archsearch.evaluate.tabular import FIDELITY, RESUMED
+from archsearch.protocol import TrialState
 from archsearch.spec.experiment import NASExperiment
 from archsearch_cli.bench import read_configs, run_all
 from archsearch_cli.main import app
@@ -275,3 +276,61 @@ def test_fidelities_are_charged_and_the_full_one_decides(
     full = sum(seconds[row] * (0.9 if continued else 1.0) for row in promoted)
     assert trace.seconds[-1] == pytest.approx(low)
     assert trace.total == pytest.approx(low + full)
+
+
+@pytest.mark.parametrize("rule", ["asha", "median"])
+def test_a_stopping_rule_saves_tabulated_seconds(path: Path, rule: str) -> None:
+    def run(**stopping: Any) -> Any:
+        fidelities = {str(epochs): {"metric": "early", "cost": f"seconds*{epochs / 10}"} for epochs in (2, 4, 8)}
+        config = {"table": str(path), "metric": "val", "cost": "seconds", "fidelities": fidelities, "continued": True}
+        spec = {
+            "modelSpace": {"python": {"class": "any:Net"}},
+            "strategy": {"name": "random"},
+            "evaluator": {"name": "tabular", "config": config},
+            "objectives": [{"metric": "val"}],
+            "budget": {"maxTrials": 100},
+            "parallelTrials": 4,
+            **stopping,
+        }
+        return simulate_experiment(NASExperiment.model_validate({"metadata": {"name": "sums"}, "spec": spec}))
+
+    whole, stopped = run(), run(stopping={"name": rule, "config": {"grace": 4}})
+    assert whole.table.counts[TrialState.PRUNED] == 0
+    assert 15 < stopped.table.counts[TrialState.PRUNED] < 95
+    assert stopped.table.gpu_seconds < 0.9 * whole.table.gpu_seconds
+    assert stopped.best is not None and whole.best is not None
+    assert stopped.best.metrics["val"] >= whole.best.metrics["val"] - 1.0
+    assert all(row.metrics.keys() == {"val"} for row in stopped.table.rows.values() if row.state is TrialState.PRUNED)
+
+
+def test_asha_and_hyperband_take_their_rungs_from_the_table(path: Path) -> None:
+    full = ("--metric", "val", "--cost", "seconds", "--cost-budget", "2000", "--seeds", "2")
+    found = results(
+        path,
+        *full,
+        *("--fidelity", "12=early:seconds*0.1", "--fidelity", "200=val:seconds", "--strategies", "asha,hyperband"),
+    )
+    assert all(value >= 9.0 for name in found for value in found[name]["final"])
+    done = invoke(path, *full, "--strategies", "asha")
+    assert done.exit_code != 0
+    assert "give maxFidelity" in done.stderr
+
+
+@needs_tables
+@pytest.mark.parametrize("name", ["asha", "hyperband"])
+def test_fidelities_beat_random_at_equal_seconds(name: str) -> None:
+    """Each fidelity is a training of its own there, so a promotion is charged in full."""
+    from archsearch.evaluate.table import find_space
+
+    bench = Bench(
+        table=str(Path(TABLES) / "nasbench201_cifar10.npz"),
+        space=json.dumps(find_space("nasbench201").to_json()),
+        metric="val200",
+        cost="train_seconds_200",
+        fidelities={"12": ("val12", "train_seconds_200*0.06"), "200": ("val200", "train_seconds_200")},
+        cost_budget=60_000,
+    )
+    table = bench.load()
+    own, random = ([run_seed(bench, each, {}, seed) for seed in range(20)] for each in (name, "random"))
+    assert summarize(bench, table, own, random)["p"] < 0.01
+    assert all(trace.total <= 60_000 for trace in own)
