@@ -176,10 +176,12 @@ def test_a_trial_scores_a_list_in_its_order(make_context: MakeContext) -> None:
 def test_an_interrupted_trial_goes_on(make_context: MakeContext, line: Any) -> None:
     listed = architectures(3)
     whole = run_kind(make_context(kind="proxy", params=params(listed, proxies=["naswot"]))).payload
-    first = make_context(kind="proxy", params=params(listed, proxies=["naswot"]), channel=line("release", 3))
+    channel = line("release", 3)
+    first = make_context(kind="proxy", params=params(listed, proxies=["naswot"]), channel=channel)
     with pytest.raises(TrialReleased):
         run_kind(first)
-    (saved,) = (first.directory / "checkpoints").iterdir()
+    name = next(message["name"] for message in channel.sent if message["type"] == "checkpoint")
+    saved = first.directory / "checkpoints" / name
     state = make_context(resume=saved).load_checkpoint()
     assert state is not None
     assert 0 < len(state[1]["scores"]) < 3
