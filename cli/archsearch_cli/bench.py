@@ -97,6 +97,7 @@ def bench_of(
     queries: int | None,
     cost_budget: float | None,
     parallel: int,
+    proxies: Path | None = None,
 ) -> Bench:
     """A bench from the options of the command line.
 
@@ -127,6 +128,7 @@ def bench_of(
         queries=queries,
         cost_budget=None if cost_budget is None else math.ceil(cost_budget),
         parallel=parallel,
+        proxies=str(proxies.absolute()) if proxies is not None else "",
     )
 
 

@@ -220,6 +220,7 @@ def bench(
         bool, typer.Option("--continued", help="Fidelities are points of one training: a promotion costs the rest.")
     ] = False,
     minimize: Annotated[bool, typer.Option("--minimize", help="Smaller is better.")] = False,
+    proxies: Annotated[Path | None, typer.Option(metavar="FILE", help="An npz of zero-cost proxies.")] = None,
     parallel: Annotated[int, typer.Option(min=1, max=100_000, help="Trials at one time.")] = 1,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes. [the cores of this machine]")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write regret curves there: CSV and PNG.")] = None,
@@ -240,6 +241,7 @@ def bench(
         queries=queries,
         cost_budget=cost_budget,
         parallel=parallel,
+        proxies=proxies,
     )
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     return run_bench(wanted, names, config or (), seeds=seeds, jobs=jobs or cores(), output=output, folder=out)
