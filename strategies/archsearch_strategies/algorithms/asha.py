@@ -22,7 +22,8 @@ class ASHA(Halving["ASHA.Config"]):
     of training. A trial is an architecture at one rung; a promoted one goes on from its weights.
 
     Beyond the paper: when the budget of trials or the space runs out before any architecture came to the top, the best
-    is taken there, so that the answer is one that was trained in full.
+    is taken there, so that the answer is one that was trained in full. With prior points the first `reduction`
+    architectures are the most promising of them.
     """
 
     class Config(FidelityConfig):
@@ -37,7 +38,7 @@ class ASHA(Halving["ASHA.Config"]):
         return self.config.reduction
 
     async def search(self, run: Run) -> None:
-        ladder = _Ladder(run, self.levels)
+        ladder = _Ladder(run, self.levels, self.config.reduction)
         async for trial in run.steady(ladder.propose):
             ladder.learn(trial)
 
@@ -45,9 +46,9 @@ class ASHA(Halving["ASHA.Config"]):
 class _Ladder:
     """All rungs, the lowest first."""
 
-    def __init__(self, run: Run, levels: list[int]) -> None:
+    def __init__(self, run: Run, levels: list[int], starts: int) -> None:
         self._run = run
-        self._unseen = Unseen(run)
+        self._unseen = Unseen(run, starts=starts)
         self._rungs = [Rung(level) for level in levels]
         self._of = {rung.fidelity: rung for rung in self._rungs}
 

@@ -22,7 +22,7 @@ class Hyperband(Halving["Hyperband.Config"]):
 
     An architecture is promoted before its rung is complete where no result that is still out can change that, and
     workers that a bracket has nothing for begin the next one: the choices are those of the synchronous algorithm, and
-    no worker waits.
+    no worker waits. With prior points the first `reduction` architectures are the most promising of them.
     """
 
     class Config(FidelityConfig):
@@ -37,7 +37,7 @@ class Hyperband(Halving["Hyperband.Config"]):
         return self.config.reduction
 
     async def search(self, run: Run) -> None:
-        brackets = _Brackets(run, self.levels)
+        brackets = _Brackets(run, self.levels, self.config.reduction)
         async for trial in run.steady(brackets.propose):
             brackets.learn(trial)
 
@@ -45,10 +45,10 @@ class Hyperband(Halving["Hyperband.Config"]):
 class _Brackets:
     """The brackets that are not over; those that began earlier are served first."""
 
-    def __init__(self, run: Run, levels: list[int]) -> None:
+    def __init__(self, run: Run, levels: list[int], starts: int) -> None:
         self._run = run
         self._levels = levels
-        self._unseen = Unseen(run)
+        self._unseen = Unseen(run, starts=starts)
         self._open: list[_Bracket] = []
         self._begun = 0
         self._of: dict[int, tuple[_Bracket, Rung]] = {}

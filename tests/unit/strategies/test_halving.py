@@ -268,6 +268,17 @@ def test_hyperband_keeps_every_worker_busy(parallelism: int) -> None:
         loop.tell(trial, {"accuracy": value(trial)})
 
 
+@pytest.mark.parametrize("strategy", [asha(), hyperband()])
+def test_the_first_architectures_are_the_best_of_earlier_runs(strategy: Halving[Any]) -> None:
+    rng = Rng("earlier")
+    prior = [(SPACE.sample(rng), {"accuracy": float(number)}) for number in range(20)]
+    loop = AskTell(strategy, SPACE, ACCURACY, parallelism=6, prior=prior)
+    asked = [loop.ask() for _ in range(6)]
+    best = [architecture for architecture, _ in reversed(prior)][:3]
+    assert [trial.architecture for trial in asked[:3] if trial] == best
+    assert not {trial.hash for trial in asked[3:] if trial} & {SPACE.hash(each) for each, _ in prior}
+
+
 def test_without_weights_a_promotion_names_none() -> None:
     from archsearch_strategies.strategy import Execution, Result, Submit, strategy_run
 
