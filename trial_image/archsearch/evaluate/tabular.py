@@ -196,7 +196,7 @@ class Tabular(Evaluator):
         if self.config.proxies is None:
             raise UserError(
                 "the strategy asks for zero-cost proxies, and the evaluator tabular builds no networks: name a table "
-                "of them in evaluator.config.proxies, or leave the strategy's option proxies out"
+                "of them in evaluator.config.proxies (--proxies of a bench), or leave the strategy's option proxies out"
             )
         found = open_scores(self.config.proxies.table, self.table)
         asked = ProxyParams.read(params)
