@@ -30,7 +30,7 @@ class Retention:
     Args:
         keep: of how many of the best, and of the supernets, at least 1.
         keep_all: the strategy's later trials may need any of them, and a raised budget may bring later trials.
-        once: but not those with which a trial of a higher fidelity went on.
+        once: but not those with which a trial of a higher fidelity went on; of the highest only the best.
     """
 
     def __init__(
@@ -49,9 +49,7 @@ class Retention:
     def look(self) -> None:
         """A result came in: say what nobody needs any more, and delete it when that is durable."""
         table = self._table
-        if self._keep_all:
-            if self._once:
-                self._discard([key for key in table.superseded if not table.needed[key]])
+        if self._keep_all and not self._once:
             return
         needed = set[str | None]()
         for row in (*table.best[: self.keep], *table.pareto):
@@ -60,7 +58,9 @@ class Retention:
         needed |= set(supernets[-self.keep :] if table.ended is not None else supernets)
         if table.exported is not None and (exported := table.rows.get(table.exported.number)) is not None:
             needed |= {exported.artifacts.get("checkpoint"), exported.input}
-        self._discard([key for key in table.weights if key not in needed and not table.needed[key]])
+        doomed = {key for key in (table.final if self._once else table.weights) if key not in needed}
+        doomed |= table.superseded if self._once else set()
+        self._discard([key for key in sorted(doomed) if not table.needed[key]])
 
     def _discard(self, doomed: list[str]) -> None:
         if doomed:

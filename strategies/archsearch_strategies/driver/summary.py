@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Literal
 
 from pydantic import Field
@@ -25,6 +26,7 @@ class TrialSummary(Model):
     architecture: JsonObject | None = None
     hash: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
+    fidelity: float | None = Field(default=None, description="How far it was trained; None: in full.")
     seed: int = 0
     artifacts: dict[str, str] = Field(default_factory=dict)
 
@@ -116,6 +118,7 @@ def _trial(row: Row) -> TrialSummary:
         architecture=row.architecture,
         hash=row.hash,
         metrics=dict(row.metrics),
+        fidelity=row.fidelity if isfinite(row.fidelity) else None,
         seed=row.seed,
         artifacts=dict(row.artifacts),
     )

@@ -142,6 +142,7 @@ class TrialTable:
         self.weights: dict[str, list[Row]] = {}  # trials' final weights in the store, by key
         self.needed: Counter[str] = Counter()  # checkpoints that unfinished trials begin with, by key
         self.superseded: set[str] = set()  # weights, by key, with which a trial of a higher fidelity went on
+        self.final: set[str] = set()  # and those of the highest fidelity, with which none will
         self.discarded: deque[str] = deque(maxlen=DISCARDED_KEPT)  # the last keys said to be gone
         self.curves = Curves()
         self.experiment: r.Experiment | None = None
@@ -321,6 +322,8 @@ class TrialTable:
         owners = (row.number, row.source) if row.state is TrialState.CACHED else (row.number,)
         if row.kind in WEIGHTED and key.startswith(tuple(f"trials/{number}/" for number in owners)):
             self.weights.setdefault(key, []).append(row)
+            if row.fidelity == self.highest_fidelity:
+                self.final.add(key)
 
     def _input(self, row: Row) -> str:
         if CHECKPOINT_OF not in row.params:
@@ -333,6 +336,7 @@ class TrialTable:
             for row in self.weights.pop(key, ()):
                 row.artifacts = {name: value for name, value in row.artifacts.items() if name != "checkpoint"}
         self.superseded.difference_update(record.keys)
+        self.final.difference_update(record.keys)
         self.discarded.extend(record.keys)
 
     def _rank(self, row: Row) -> None:

@@ -99,7 +99,7 @@ def learning(folder: Path) -> fake.Evaluate:
 
 @pytest.mark.parametrize("strategy", ["asha", "hyperband"])
 @pytest.mark.parametrize("parallel", [1, 4])
-async def test_promotions_find_the_weights_and_only_superseded_ones_go(
+async def test_promotions_find_the_weights_and_what_nobody_needs_goes(
     tmp_path: Path, strategy: str, parallel: int
 ) -> None:
     wanted = fake.experiment(strategy, budget={"maxTrials": 50}, parallelTrials=parallel, **EIGHT)
@@ -113,9 +113,13 @@ async def test_promotions_find_the_weights_and_only_superseded_ones_go(
     best = driver.table.rows[summary.best[0].number]
     assert best.fidelity == 8 == driver.table.highest_fidelity
     assert best.values[0] == max(row.values[0] for row in rows if row.fidelity == 8)
+    assert summary.best[0].fidelity == 8.0
+    top = {row.number for row in rows if row.fidelity == 8} - {each.number for each in summary.best[:2]}
+    assert top
     for row in rows:
-        assert ("checkpoint" in row.artifacts) == (row.number not in promoted)
-        assert (tmp_path / f"trials/{row.number}/weights").is_dir() == (row.number not in promoted)
+        kept = row.number not in promoted | top
+        assert ("checkpoint" in row.artifacts) == kept
+        assert (tmp_path / f"trials/{row.number}/weights").is_dir() == kept
 
 
 async def test_a_target_below_the_top_does_not_end_the_search(tmp_path: Path) -> None:
