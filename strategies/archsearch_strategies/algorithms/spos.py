@@ -21,7 +21,7 @@ from archsearch_strategies.strategy import Run, StrategyConfig, Submission, Tria
 if TYPE_CHECKING:
     from torch import Tensor
 
-_DRAWS = 1000  # paths that may lie outside the limit before one within is given up
+_DRAWS = 200  # paths that may lie outside the limit before one within is given up
 _ATTEMPTS = 50  # children that may be known before a random architecture is taken instead
 _BARREN = 20  # populations of infeasible architectures in a row that end the evolution
 _EVOLUTION = (
@@ -107,10 +107,9 @@ class SposTrainer(SupernetTrainer[SposConfig]):
     Config: ClassVar[type[SposConfig]] = SposConfig
 
     def build(self) -> None:
-        import copy
-
         from archsearch.supernet.network import Supernet
         from archsearch.supernet.optimization import WeightOptimizer
+        from archsearch.supernet.paths import PathCosts
 
         bench, config = self.bench, self.config
         self.supernet = Supernet(bench.model())
@@ -121,7 +120,7 @@ class SposTrainer(SupernetTrainer[SposConfig]):
         bench.keep("model", self.supernet.model)
         bench.keep("weights", self.weights)
         if config.path_limit is not None:
-            self._shadow = copy.deepcopy(self.supernet.model).to("meta")  # costs are counted without arithmetic
+            self._cost = PathCosts(self.supernet, config.path_limit.metric, bench.inputs, device=bench.device)
             self.path(0)  # a limit that nothing keeps is told now
 
     def step(self, epoch: int, step: int) -> Tensor:
@@ -143,24 +142,13 @@ class SposTrainer(SupernetTrainer[SposConfig]):
         costs = []
         for _ in range(_DRAWS):
             path = self.supernet.space.sample(rng)
-            costs.append(self._cost(path, limit.metric))
+            costs.append(self._cost(path))
             if limit.holds(costs[-1]):
                 return path
         raise UserError(
             f"pathLimit on {limit.metric} (min {limit.min}, max {limit.max}): none of {_DRAWS} sampled paths keeps it, "
             f"they cost {min(costs):g} to {max(costs):g}; widen the limit"
         )
-
-    def _cost(self, path: Architecture, metric: str) -> float:
-        from archsearch.evaluate.measuring import multiply_adds, parameters
-        from archsearch.nn import fix
-
-        plain = fix(self._shadow, path)
-        if metric == "params":
-            return float(parameters(plain))
-        if self.bench.inputs is None:
-            raise UserError(f"pathLimit on {metric} needs the shape of one input; give modelSpace.python.inputShape")
-        return float(multiply_adds(plain, self.bench.inputs)) * (2.0 if metric == "flops" else 1.0)
 
 
 class Spos(OneShot[SposConfig]):
