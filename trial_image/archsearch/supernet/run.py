@@ -223,11 +223,18 @@ def run_supernet(context: TrialContext, setup: Setup) -> tuple[dict[str, float],
     check_digest(space, context.assignment.space_digest, args)
     if problems := kind.check(space, config):
         raise UserError(f"{params['trainer']} cannot search this space: {problems[0]}")
+
+    def build() -> nn.Module:
+        model, _ = setup.build(model_space)
+        if isinstance(setup.evaluator, TrainingEvaluator):
+            setup.evaluator.initialise(model)
+        return model
+
     bench = Workbench(
         context,
         config,
         task,
-        lambda: setup.build(model_space)[0],
+        build,
         inputs=setup.inputs(),
         source=context.load_input(),
     )
