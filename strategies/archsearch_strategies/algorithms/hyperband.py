@@ -56,13 +56,17 @@ class _Brackets:
     def learn(self, trial: Trial) -> None:
         bracket, rung = self._of.pop(trial.number)
         rung.add(trial)
+        bracket.idle = False
         if bracket.over:
             self._open.remove(bracket)
 
     def propose(self) -> Submission | None:
         for bracket in self._open:
+            if bracket.idle:
+                continue
             if (found := bracket.next(self._unseen)) is not None:
                 return self._sent(bracket, *found)
+            bracket.idle = True
         bracket = self._begin()
         found = bracket.next(self._unseen)
         if found is None:
@@ -84,6 +88,7 @@ class _Bracket:
     """One run of successive halving."""
 
     def __init__(self, levels: list[int], brackets: int) -> None:
+        self.idle = False  # it has nothing to start before its next result
         self._rungs = [Rung(level) for level in levels]
         # ceil(brackets / rungs · R / r) without rounding twice
         self._size = math.ceil(brackets * levels[-1] / (len(levels) * levels[0]))
