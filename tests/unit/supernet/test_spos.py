@@ -11,6 +11,7 @@ import torch
 from support.supernets import DATA, equal, final, loop_of, resumed, tiny, trainer_of
 from torch import nn
 
+import archsearch
 from archsearch import nn as nas
 from archsearch.errors import StoreError, UserError
 from archsearch.evaluate.kinds import run_kind
@@ -23,7 +24,6 @@ from archsearch.space.rng import Rng
 from archsearch.spec import reasons
 from archsearch.spec.experiment import Budget, Objective
 from archsearch.store.checkpoint import TENSORS, write_checkpoint
-from archsearch.supernet.norms import normalizations
 from archsearch.supernet.paths import PathCosts
 from archsearch.trial.context import Infeasible, TrialContext
 from archsearch_strategies.algorithms.spos import Spos, SposConfig, SposTrainer
@@ -237,24 +237,30 @@ def test_a_missing_foreign_or_damaged_checkpoint_is_told(tmp_path: Path, trained
         inherit(tmp_path / "d", architecture, damaged)
 
 
-def test_elastic_candidates_inherit_their_parts(tmp_path: Path) -> None:
+def test_elastic_candidates_inherit_their_parts_and_are_exported_with_them(tmp_path: Path) -> None:
     """A zoo space with chosen widths, through the checkpoint that holds the largest."""
-    args = {"width": 0.1, "stem": "cifar", "channel_search": True, "dropout": 0.0}
+    args = {"patch": 4, "widths": [8, 12], "depth": [1, 2], "heads": [1, 2], "ratios": [1, 2], "head_width": 4}
 
     def build() -> nn.Module:
-        made: nn.Module = find("archsearch.spaces", "shufflenet-spos")(classes=10, input_channels=1, **args)
+        given = {"classes": 10, "input_channels": 1, "input_size": 8, **args}
+        made: nn.Module = find("archsearch.spaces", "elastic-transformer")(**given)
         return made
 
     trainer = trainer_of(SposTrainer, {"epochs": 1, "batchSize": 80}, tmp_path / "supernet", build=build)
     assert isinstance(trainer, SposTrainer)
     trainer.step(0, 0)
-    write_checkpoint(tmp_path / "weights", *trainer.bench.shared())
-    path = trainer.supernet.space.sample(Rng(1))
-    space = {"zoo": {"name": "shufflenet-spos", "args": args}}
-    found = inherit(tmp_path / "a", path.to_json(), tmp_path / "weights", model_space=space, params={"recalibrate": 0})
+    weights = tmp_path / "weights"
+    write_checkpoint(weights, *trainer.bench.shared())
+    path = trainer.supernet.space.validate({**trainer.supernet.space.sample(Rng(1)), "width": 8, "heads_0": 1})
+    fields = {"model_space": {"zoo": {"name": "elastic-transformer", "args": args}}}
+    found = inherit(tmp_path / "a", path.to_json(), weights, **fields)
     trainer.supernet.take(path)
     assert found == trainer.bench.validate(trainer.supernet.model)
-    assert normalizations(trainer.supernet.model)
+    export = {"kind": "export", "params": {"target": "best", "inherited": True}}
+    inherit(tmp_path / "b", path.to_json(), weights, **fields, **export)
+    model = archsearch.load(tmp_path / "b" / "artifacts")
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model(images), trainer.supernet.model.eval()(images))
 
 
 # --- evolution
