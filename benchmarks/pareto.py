@@ -97,9 +97,24 @@ def found(task: Task, seed: int) -> Points:
     return points[list(seen)]
 
 
-def regrets(task: Task, reference: Points, best: float, seeds: int, jobs: int) -> list[float]:
+def runs(task: Task, seeds: int, jobs: int) -> list[Points]:
     with ProcessPoolExecutor(jobs) as pool:
-        return [1.0 - hypervolume(each, reference) / best for each in pool.map(found, [task] * seeds, range(seeds))]
+        return list(pool.map(found, [task] * seeds, range(seeds)))
+
+
+def draw(path: Path, curves: dict[str, list[float]], steps: range, what: str) -> None:
+    """Median hypervolume regret over queries."""
+    from matplotlib import pyplot
+
+    figure: Any
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    for name, medians in curves.items():
+        axes.plot(list(steps), medians, label=name)
+    axes.set(xlabel="queries", ylabel="median hypervolume regret", title=what, yscale="log")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
 
 
 def main() -> int:
@@ -117,6 +132,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--parallel", type=int, default=1, help="trials at one time")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="a PNG to write: regret over queries, of the last of --cost")
     options = parser.parse_args()
     for cost in options.cost.split(","):
         fields = (str(options.table), options.space, options.beside, options.metric, cost)
@@ -129,13 +145,22 @@ def main() -> int:
         first = np.percentile(points[:, 0], 1.0) if options.reference is None else options.reference
         reference = np.array([first, np.percentile(points[:, 1], 100.0 - options.percentile)])
         best = hypervolume(points, reference)
-        ours, theirs = (regrets(task, reference, best, options.seeds, options.jobs) for task in both)
+        seen = {task.strategy: runs(task, options.seeds, options.jobs) for task in both}
+        steps = range(options.queries % 5 + 5, options.queries + 1, 5)
+        regrets = {
+            name: [[1.0 - hypervolume(each[:step], reference) / best for each in found] for step in steps]
+            for name, found in seen.items()
+        }
+        ours, theirs = (regrets[task.strategy][-1] for task in both)
         p = mann_whitney([-each for each in ours], [-each for each in theirs])
         print(
             f"{options.metric} against {cost}: median hypervolume regret {median(ours):.3%} with {options.strategy}, "
             f"{median(theirs):.3%} with random, ratio {median(ours) / median(theirs):.2f}, p = {p:.1e}",
             flush=True,
         )
+        if options.out:
+            curves = {name: [median(each) for each in steps_] for name, steps_ in regrets.items()}
+            draw(options.out, curves, steps, f"{options.metric} against {cost}")
     return 0
 
 
