@@ -78,7 +78,7 @@ class KnownResults:
         self._needs_weights = needs_weights
         self._found: dict[Key, tuple[Row, str]] = {}
         for run in runs:
-            if reuse and run.reuse == reuse:
+            if reuse and run.reuse == reuse:  # the space is part of it
                 self._take(run)
 
     def __len__(self) -> int:

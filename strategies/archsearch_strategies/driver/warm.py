@@ -73,7 +73,8 @@ class WarmStart:
         """
         if not self._runs:
             return
-        check_spaces(self._runs, space)
+        if table.prior is None:
+            check_spaces(self._runs, space)
         reuse = reuse_digest(identity)
         self._known = KnownResults(self._runs, reuse, self._spec, self._own, needs_weights=needs_weights)
         if table.prior is None:
@@ -90,7 +91,7 @@ class WarmStart:
         key = str(row.params.get("checkpoint", ""))
         if is_foreign(key) and not await asyncio.to_thread(weights_exist, self._open, key):
             logger.warning("the weights %s are gone: the network is trained again", key)
-            del row.params["checkpoint"]
+            row.params = {name: value for name, value in row.params.items() if name not in ("checkpoint", "inherited")}
         return row
 
     def _tell(self, identity: Mapping[str, str | None]) -> None:
