@@ -19,6 +19,7 @@ TORCH_FREE = [
     "archsearch.trial",
     "archsearch.worker.supervisor",
     "archsearch.evaluate.classification",
+    "archsearch.evaluate.proxies.trial",
     "archsearch_strategies.algorithms.random",
     "archsearch_strategies.algorithms.regularized_evolution",
     "archsearch_strategies.checks",

@@ -131,7 +131,8 @@ class Assignment(Model):
     params: JsonObject = Field(
         default_factory=dict,
         description="Arguments of the kind: export {checkpoint: KEY, formats: [onnx], config: {...}}, retrain "
-        "{config: {...}}, profile {metrics: [...]}; for later kinds theirs.",
+        "{config: {...}}, profile {metrics: [...]}, proxy "
+        "{architectures: [...], proxies: [...]}; for later kinds theirs.",
     )
     storage: StorageRef
     retention: Retention = Field(default_factory=Retention)
