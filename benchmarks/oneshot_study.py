@@ -1,0 +1,209 @@
+"""What the one-shot strategies find on small real data: each searches, its architecture is trained again, and so is a
+random one of about the same size, with the same budget.
+
+    python benchmarks/oneshot_study.py --out study    # everything: an hour or two; interrupted, the same goes on
+    python benchmarks/oneshot_study.py --out study --only gdas enas --seeds 1 --jobs 2
+    python benchmarks/oneshot_study.py --out study --table        # what is there, as docs/oneshot.md has it
+    python benchmarks/oneshot_study.py --out study --group cells --lookup nasbench201_cifar10.npz
+
+Group `own`: the manifests of examples/oneshot, each strategy on a space of its own kind. Group `cells`: all of them on
+NAS-Bench-201's cell and Fashion-MNIST; --lookup says how good the cells are on CIFAR-10 by the benchmark's table.
+A run is `archsearch run`, which goes on where it was interrupted; a finished one leaves DIR/GROUP-CASE-SEED.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples" / "oneshot"
+OWN = ("darts", "pc-darts", "pdarts", "gdas", "cdarts", "enas", "spos", "proxylessnas", "textnas")
+ARCHSEARCH = str(Path(sys.executable).with_name("archsearch"))
+EDGES = ("edge_0_1", "edge_0_2", "edge_1_2", "edge_0_3", "edge_1_3", "edge_2_3")
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+
+_COMMON = {"batchSize": 64, "learningRate": 0.05}
+_DIFFERENTIABLE = {**_COMMON, "epochs": 30, "architectureLearningRate": 0.01}
+CELLS: dict[str, dict[str, Any]] = {
+    "enas": {
+        **_COMMON,
+        "epochs": 20,
+        "firstCycle": 20,
+        "architectureShare": 0.25,
+        "controllerSteps": 20,
+        "controllerSamples": 8,
+        "controllerLearningRate": 0.005,
+        "tanhConstant": 2.5,
+        "temperature": 1.0,
+        "samples": 20,
+    },
+    "spos": {
+        **_COMMON,
+        "epochs": 30,
+        "population": 20,
+        "generations": 4,
+        "parents": 5,
+        "crossover": 10,
+        "mutation": 10,
+    },
+    "gdas": _DIFFERENTIABLE,
+    "pc-darts": {**_DIFFERENTIABLE, "warmupEpochs": 5},
+    "proxylessnas": {
+        **_COMMON,
+        "epochs": 30,
+        "warmupEpochs": 8,
+        "architectureShare": 0.25,
+        "architectureEvery": 1,
+        "architectureLearningRate": 0.02,
+    },
+    "darts": _DIFFERENTIABLE,
+    "darts-pt": {**_DIFFERENTIABLE, "selection": "perturbation", "tuneEpochs": 1},
+}
+DATA = {"dataset": "fashion-mnist", "trainSize": 3000, "validationSize": 1000, "epochs": 6, **_COMMON}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One search to be made."""
+
+    group: str
+    name: str
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.group}-{self.name}-{self.seed}"
+
+    def manifest(self) -> dict[str, Any]:
+        """As it is given to `archsearch run`."""
+        if self.group == "own":
+            document: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{self.name}.yaml").read_text())
+        else:
+            document = {
+                "apiVersion": "archsearch.dev/v1alpha1",
+                "kind": "NASExperiment",
+                "metadata": {"name": f"cells-{self.name}"},
+                "spec": {
+                    "objectives": [{"metric": "accuracy", "goal": "Maximize"}],
+                    "modelSpace": {"zoo": {"name": "nasbench201", "args": {"channels": 8, "cells": 1}}},
+                    "strategy": {"name": self.name.removesuffix("-pt"), "config": CELLS[self.name]},
+                    "evaluator": {"name": "classification", "config": DATA},
+                    "retrain": {"topK": 1, "controls": 1},
+                    "budget": {"maxTrials": 100},
+                },
+            }
+        document["spec"] |= {"seed": self.seed, "parallelTrials": 1, "trials": {"threads": 1}}
+        return document
+
+
+def cases(group: str, only: Iterable[str], seeds: int) -> list[Case]:
+    names = {"own": OWN, "cells": tuple(CELLS)}
+    chosen = [
+        (kind, name) for kind in names if group in (kind, "all") for name in names[kind] if not only or name in only
+    ]
+    return [Case(kind, name, seed) for seed in range(seeds) for kind, name in chosen]
+
+
+def run(case: Case, out: Path) -> None:
+    """Search, or go on; the finished run's summary is written last."""
+    result = out / f"{case.title}.json"
+    if result.exists():
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=out) as file:
+        json.dump(case.manifest(), file)
+        file.flush()
+        command = [ARCHSEARCH, "run", file.name, "--storage", str(out / case.title)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    summary = out / case.title / "summary.json"
+    if done.returncode or not summary.exists():
+        if done.returncode >= 0 and done.returncode < 128:
+            print(f"{case.title}: exit {done.returncode}\n{done.stderr[-2000:]}", flush=True)
+        return
+    found = json.loads(summary.read_text())
+    kept = {key: found.get(key) for key in ("state", "message", "retrained", "controls", "best", "alarms")}
+    partial = result.with_suffix(".tmp")
+    partial.write_text(json.dumps(kept | {"seconds": found.get("elapsedSeconds"), "trials": curve(out / case.title)}))
+    partial.replace(result)
+    print(f"{case.title}: {score(kept['retrained']):.4f} against {score(kept['controls']):.4f}", flush=True)
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    """Inherited trials with their metrics, and the supernets' epochs without the architecture weights."""
+    command = [ARCHSEARCH, "trials", str(folder), "-o", "json"]
+    rows = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    keys = ("number", "kind", "state", "metrics", "architecture", "seconds")
+    return [{key: row.get(key) for key in keys} for row in rows]
+
+
+def score(rows: list[dict[str, Any]]) -> float:
+    return max((row["metrics"]["accuracy"] for row in rows or [] if row["metrics"]), default=float("nan"))
+
+
+def table(out: Path, lookup: str) -> None:
+    """Markdown, of all results that are there."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted(out.glob("*-*-*.json")):
+        group, rest = path.stem.split("-", 1)
+        found.setdefault((group, rest.rsplit("-", 1)[0]), []).append(json.loads(path.read_text()))
+    print("| strategy | seeds | found, trained again | random of its size | seconds of a search | alarms |")
+    print("|---|---|---|---|---|---|")
+    for (group, name), runs in found.items():
+        own, control = [score(each["retrained"]) for each in runs], [score(each["controls"]) for each in runs]
+        seconds = statistics.mean(each["seconds"] for each in runs)
+        alarms = sum(bool(each["alarms"]) for each in runs)
+        print(f"| {group}: {name} | {len(runs)} | {spread(own)} | {spread(control)} | {seconds:.0f} | {alarms} |")
+    if lookup:
+        print("\n| strategy | cells' CIFAR-10 test accuracy (%) | mean |\n|---|---|---|")
+        with np.load(lookup) as arrays:
+            rows = {tuple(ops): value for ops, value in zip(arrays["ops"].tolist(), arrays["test200"], strict=True)}
+        print(f"| all cells | | {statistics.mean(map(float, rows.values())):.2f} |")
+        for (group, name), runs in found.items():
+            if group == "cells":
+                values = [float(rows[ops_of(each["best"][0]["architecture"])]) for each in runs]
+                print(f"| {name} | {', '.join(f'{value:.2f}' for value in values)} | {statistics.mean(values):.2f} |")
+
+
+def ops_of(architecture: dict[str, str]) -> tuple[int, ...]:
+    return tuple(OPERATIONS.index(architecture[edge]) for edge in EDGES)
+
+
+def spread(values: list[float]) -> str:
+    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{deviation} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--group", choices=("own", "cells", "all"), default="all")
+    parser.add_argument("--only", nargs="*", default=())
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--table", action="store_true", help="only print the tables of what is there")
+    parser.add_argument("--lookup", default="", help="nasbench201_cifar10.npz")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if not options.table:
+        signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGINT))
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(lambda case: run(case, options.out), cases(options.group, options.only, options.seeds)))
+    table(options.out, options.lookup)
+
+
+if __name__ == "__main__":
+    main()
