@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
 from archsearch.errors import PeerLost
+from archsearch.nn import LayerChoice
 from archsearch.protocol import Assignment, Member, StorageRef, TrialKind
 from archsearch.spec.experiment import EvaluatorSpec, ModelSpace, Objective
 from archsearch.supernet import distributed
 from archsearch.trial.context import TrialContext, TrialReleased
+from archsearch_strategies.algorithms.gdas import GdasTrainer
+from support.supernets import final, trainer_of
 
 
 class Line:
@@ -97,6 +101,22 @@ def agreement(context: TrialContext, line: Line) -> dict[str, Any]:
     return {"snapshots": len(calls), "left": left}
 
 
+def plain() -> nn.Module:
+    """A space without batch normalization: the mean of the shares' gradients is that of the whole batch."""
+    return nn.Sequential(
+        nn.Flatten(),
+        LayerChoice({"tanh": nn.Sequential(nn.Linear(64, 16), nn.Tanh()), "line": nn.Linear(64, 16)}, label="first"),
+        LayerChoice({"one": nn.Linear(16, 10), "two": nn.Sequential(nn.Linear(16, 10), nn.ReLU())}, label="second"),
+    )
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    """What GDAS learns of weights and architecture in two epochs, whatever the number of ranks."""
+    options = {"epochs": 2, "batchSize": 16, "clipNorm": 1.0}
+    (tensors, _), _ = final(trainer_of(GdasTrainer, options, folder, build=plain))
+    return dict(tensors)
+
+
 def main() -> None:
     rank, ranks, port = map(int, sys.argv[1:4])
     folder = Path(sys.argv[4]) / str(rank)
@@ -132,6 +152,7 @@ def main() -> None:
         "checkpoints": sorted(path.name for path in (folder / "checkpoints").glob("*")),
         "sent": [message["type"] for message in line.sent],
     }
+    save_file({name: each.contiguous() for name, each in trained(folder / "trial").items()}, folder / "trained")
     context.report(1, {"loss": 1.0})
     found["points"] = len(line.sent) - len(found["sent"])
     if rank == 0:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from support.ranks import trained
 
 from archsearch.errors import PeerLost
 from archsearch.protocol import Member
@@ -22,9 +24,14 @@ SUPPORT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Any]]:
     """What two ranks found; rank 1 ends first, while rank 0 still calls it."""
-    folder, port = tmp_path_factory.mktemp("ranks"), free_port("127.0.0.1")
+    port = free_port("127.0.0.1")
     environment = os.environ | {"PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     processes = [
         subprocess.Popen(
@@ -84,6 +91,17 @@ def test_rank_0_alone_reports(ranks: list[dict[str, Any]]) -> None:
 
 def test_a_rank_that_ends_is_missed_at_once(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["lost"].startswith("rank 0 of 2 lost touch with the others while all waited for each other")
+
+
+def test_two_ranks_train_the_supernet_that_one_process_trains(
+    ranks: list[dict[str, Any]], folder: Path, tmp_path: Path
+) -> None:
+    first, second = (load_file(folder / str(rank) / "trained") for rank in range(2))
+    alone = trained(tmp_path)
+    assert first.keys() == second.keys() == alone.keys()
+    assert all(first[name].equal(second[name]) for name in first), "all ranks have the same bits"
+    for name, value in alone.items():
+        assert torch.allclose(first[name], value, rtol=1e-4, atol=1e-5), name
 
 
 def test_one_process_alone_does_nothing() -> None:
