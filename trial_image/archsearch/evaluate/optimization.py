@@ -119,7 +119,7 @@ def slots_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], JsonO
     for index, slots in optimizer.state_dict()["state"].items():
         for key, value in slots.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{key}"] = value.detach()
+                tensors[f"{index}.{key}"] = value
             else:
                 scalars[f"{index}.{key}"] = value
     return tensors, scalars

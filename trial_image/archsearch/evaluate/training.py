@@ -208,9 +208,9 @@ class Trainer:
     def snapshot(self) -> tuple[dict[str, Tensor], JsonObject]:
         """Everything that the next step depends on: live tensors, which whoever keeps them copies."""
         tensors, state = random_state(self.device)
-        for name, value in self.model.state_dict().items():
+        for name, value in self.model.state_dict(keep_vars=True).items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{_MODEL}{name}"] = value.detach()
+                tensors[f"{_MODEL}{name}"] = value
         slots, optimizer = self.stepper.state()
         tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
         if self.position.losses:

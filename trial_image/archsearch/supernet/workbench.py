@@ -343,10 +343,9 @@ def _state(thing: Any) -> tuple[Tensors, JsonObject]:
         return slots_of(thing)
     if isinstance(thing, nn.Module):
         extra = thing.extra_state() if isinstance(thing, Extra) else {}
-        found = {n: v.detach() for n, v in thing.state_dict().items() if isinstance(v, Tensor)}
+        found = {n: v for n, v in thing.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
         return found, extra
-    held, state = thing.state()
-    return {name: value.detach() for name, value in held.items()}, state
+    return thing.state()  # type: ignore[no-any-return]
 
 
 def _load(thing: Any, tensors: Tensors, state: JsonObject) -> None:

@@ -24,26 +24,36 @@ class Buffers:
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self._forms: dict[str, Any] = {}
+        self._targets: list[Tensor] = []
+        self._forms: list[Any] = []
+        self._on_gpu = False
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy all tensors; done when this returns. From a GPU into pinned memory."""
         import torch
 
-        sources = {name: tensor.detach() for name, tensor in tensors.items()}
-        forms = {name: (each.shape, each.dtype, each.stride(), each.device.type) for name, each in sources.items()}
-        targets: dict[str, Tensor] = {}
-        for name, source in sources.items():
-            if self._forms.get(name) == forms[name]:
-                targets[name] = self.tensors[name]
-            else:
-                targets[name] = torch.empty_like(source, device="cpu", pin_memory=source.is_cuda)
-        self.tensors, self._forms = targets, forms
+        sources = list(tensors.values())
+        forms = [(each.shape, each.dtype, each.stride(), each.is_cuda) for each in sources]
+        if forms != self._forms or list(self.tensors) != list(tensors):
+            self._make(tensors, forms)
         if sources:  # the state may be JSON alone
             with torch.no_grad():
-                torch._foreach_copy_(list(targets.values()), list(sources.values()), non_blocking=True)
-        if any(source.is_cuda for source in sources.values()):
+                torch._foreach_copy_(self._targets, sources, non_blocking=True)
+        if self._on_gpu:
             torch.cuda.current_stream().synchronize()
+
+    def _make(self, tensors: Mapping[str, Tensor], forms: list[Any]) -> None:
+        import torch
+
+        known = dict(zip(self.tensors, self._forms, strict=True))
+        self.tensors = {
+            name: self.tensors[name]
+            if known.get(name) == form
+            else torch.empty_like(tensor.detach(), device="cpu", pin_memory=tensor.is_cuda)
+            for (name, tensor), form in zip(tensors.items(), forms, strict=True)
+        }
+        self._targets, self._forms = list(self.tensors.values()), forms
+        self._on_gpu = any(tensor.is_cuda for tensor in tensors.values())
 
 
 @dataclass(frozen=True)
