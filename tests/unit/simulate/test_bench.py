@@ -228,9 +228,9 @@ def test_the_benchmarks_protocol() -> None:
 @needs_tables
 @pytest.mark.parametrize(("population", "sample"), [(100, 25), (50, 12)])
 def test_evolution_finds_the_optimum(population: int, sample: int) -> None:
-    """A guard against getting worse, no measurement: thirty seeds tell the mean to some 16 queries.
+    """A guard against getting worse, no measurement: thirty seeds tell the mean to some 10 queries.
 
-    Over 400 seeds the means are 191 (P=100, S=25) and 175 (P=50, S=12); the bound is three standard errors above.
+    Over 1,000 seeds of a plain program of the same algorithm the means are 180 (P=100, S=25) and 152 (P=50, S=12).
     """
     from archsearch.evaluate.table import find_space
 
@@ -244,7 +244,7 @@ def test_evolution_finds_the_optimum(population: int, sample: int) -> None:
     traces = [run_seed(bench, "regularized-evolution", config, seed) for seed in range(30)]
     reached = summarize(bench, bench.load(), traces, None)["queriesToOptimum"]
     assert reached["share"] == 1.0
-    assert reached["mean"] <= 225
+    assert reached["mean"] <= {100: 205, 50: 185}[population]
 
 
 class Halving(Strategy[StrategyConfig]):
