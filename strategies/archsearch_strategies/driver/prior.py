@@ -30,18 +30,13 @@ def prior_record(
     """
     groups = _groups(runs, reuse)
     ranked = [_ranked(rows, objectives) for rows in groups]
-    points: dict[str, r.PriorResult] = {}
+    chosen: dict[str, tuple[Row, int]] = {}  # by architecture, with its group
     for place in range(max(map(len, ranked), default=0)):
         for group, rows in enumerate(ranked):
-            if place < len(rows) and _outside(points.get(rows[place].hash), group):
-                point = _point(rows[place], group, space, objectives)
-                if point is not None:
-                    points[point.hash] = point
-    return r.Prior(uris=[run.uri for run in runs], points=_bounded(list(points.values())))
-
-
-def _outside(known: r.PriorResult | None, group: int) -> bool:
-    return known is None or group < known.group
+            if place < len(rows) and group < chosen.get(rows[place].hash, (None, len(ranked)))[1]:
+                chosen[rows[place].hash] = rows[place], group
+    points = (_point(row, group, space, objectives) for row, group in _bounded(list(chosen.values())))
+    return r.Prior(uris=[run.uri for run in runs], points=[point for point in points if point is not None])
 
 
 def _groups(runs: Sequence[EarlierRun], reuse: str) -> list[list[Row]]:
@@ -101,7 +96,7 @@ def _point(row: Row, group: int, space: SearchSpace, objectives: Sequence[Object
     )
 
 
-def _bounded(points: list[r.PriorResult]) -> list[r.PriorResult]:
+def _bounded(points: list[tuple[Row, int]]) -> list[tuple[Row, int]]:
     half = POINTS_KEPT // 2
     if len(points) <= POINTS_KEPT:
         return points
