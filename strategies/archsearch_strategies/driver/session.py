@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from archsearch.errors import StoreUnavailable
 from archsearch.protocol import Assignment
-from archsearch.spec.experiment import ExperimentSpec
+from archsearch.spec.experiment import ExperimentSpec, Isolation
 from archsearch.store import Store
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.journal import Journal
@@ -115,6 +115,7 @@ def begin(
         constraints=tuple(spec.constraints),
         lease_seconds=lease_seconds,
         nodes=spec.trials.nodes,
+        per_job=_per_job(spec),
     )
     book = LeaseBook(
         settings,
@@ -135,3 +136,10 @@ def begin(
         once=strategy.multi_fidelity,
     )
     return Session(ledger, journal, book, retention, recorded)
+
+
+def _per_job(spec: ExperimentSpec) -> int:
+    """Trials of one Job; 0: no bound. isolation Pod gives each a Job of its own."""
+    if spec.trials.isolation is Isolation.POD:
+        return 1
+    return 0 if spec.trials.per_job == "Auto" else spec.trials.per_job

@@ -221,6 +221,8 @@ class KubernetesLauncher:
             worker.unready_since = now
         if failed > worker.failed or up < worker.pods_ready:
             worker.look_at = now
+        if done and worker.done_since is None:
+            worker.done_since = now
         if worker.look_at or worker.ready != ready:
             self._look_seconds = self._timing.look
         worker.ready, worker.pods_ready, worker.failed = ready, up, failed
@@ -253,6 +255,7 @@ class KubernetesLauncher:
     def _pause(self) -> float | None:
         now = self._loop.time()
         due = [self._look_due(worker) for worker in self._workers.values() if worker.look_at or not worker.ready]
+        due += [each.done_since + self._timing.gone for each in self._workers.values() if each.done_since is not None]
         if self._missing() or self._to_delete:
             due.append(max(self._retry_at, now + 1 / self._timing.rate))
         return max(0.02, min(due) - now) if due else None
@@ -347,6 +350,9 @@ class KubernetesLauncher:
     def _drop_surplus(self) -> None:
         """Idle workers end by themselves; one that never got a node would wait for ever."""
         now = self._loop.time()
+        for worker in list(self._workers.values()):
+            if worker.size > 1 and worker.done_since is not None and now - worker.done_since >= self._timing.gone:
+                self._drop(worker, delete=True)  # the others wait for the one that is done, for ever
         for size, alive in self._by_size().items():
             stuck = [
                 worker

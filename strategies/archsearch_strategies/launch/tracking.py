@@ -32,6 +32,7 @@ class TrackedJob:
     size: int = 1  # pods that run a trial together
     ready: bool = False  # all of them
     pods_ready: int = 0
+    done_since: float | None = None  # the first of several pods that was done; it never comes back
     ever_ready: bool = False
     failed: int = 0
     condition: str = ""  # Complete or Failed once it is over

@@ -29,7 +29,7 @@ from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.retry import delay_seconds, may_retry
 from archsearch_strategies.driver.trials import Lease, Row, TrialTable
 from archsearch_strategies.launch.base import WorkerLost
-from archsearch_strategies.lease.groups import PATIENCE_SECONDS, Groups
+from archsearch_strategies.lease.groups import Groups
 from archsearch_strategies.lease.judgement import judged
 from archsearch_strategies.strategy import CHECKPOINT_OF
 
@@ -59,6 +59,7 @@ class BookSettings:
     constraints: tuple[Constraint, ...] = ()
     lease_seconds: float = LEASE_SECONDS
     nodes: int = 1  # workers of one supernet trial
+    per_job: int = 0  # joint trials of one Job; 0: as many as there are
 
 
 class Rule(Protocol):
@@ -108,7 +109,7 @@ class LeaseBook:
         self._queue: deque[tuple[Row, float]] = deque()  # (row, when it was offered)
         self._first: deque[tuple[Row, float]] = deque()  # before the queue: controls, and what was given back
         self._joint: deque[tuple[Row, float]] = deque()  # for all workers of a Job together
-        self._groups = Groups(settings.nodes, settings.lease_seconds, now)
+        self._groups = Groups(settings.nodes, settings.per_job, settings.lease_seconds, now)
         self._live: dict[Row, float] = {}  # leased rows and when their lease runs out
         self._controls: dict[str, Row] = {}  # leases of describe and export
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -127,9 +128,7 @@ class LeaseBook:
         Args:
             workers_died: the workers ended with the driver before this one, so there is nothing to wait for.
         """
-        for row in self._table.rows.values():
-            if row.state is not TrialState.RUNNING:
-                continue
+        for row in [row for row in self._table.rows.values() if row.state is TrialState.RUNNING]:
             self._live[row] = self._now() + self.settings.lease_seconds
             if self._groups.is_joint(row):
                 self._groups.adopt(row)
@@ -148,7 +147,7 @@ class LeaseBook:
             return
         if self._groups.is_joint(row):
             self._groups.expect(row)
-            self._joint.append((row, self._now()))
+            (self._joint.appendleft if first else self._joint.append)((row, self._now()))
         else:
             (self._first if first or row.number is None else self._queue).append((row, self._now()))
         self.wake()
@@ -166,9 +165,9 @@ class LeaseBook:
         row = None if self.paused or self.over else self._pop(self._first, self._queue)
         return None if row is None else self._lease(row, request)
 
-    def idle_seconds(self, request: LeaseRequest) -> float | None:
-        """How long a worker waits for a trial before it goes; None: as long as any."""
-        return PATIENCE_SECONDS if request.ranks > 1 and self._groups.open else None
+    def dismisses(self, request: LeaseRequest) -> bool:
+        """Whether a worker shall go although there may be trials: suspended, or all of its Job have served."""
+        return self.paused or (request.ranks > 1 and self._groups.dismisses(request))
 
     def _grant_part(self, request: LeaseRequest) -> Grant | None:
         groups = self._groups
@@ -388,7 +387,14 @@ class LeaseBook:
             self._finish(row, outcome)
 
     def _end_attempt(self, row: Row, outcome: Outcome) -> None:
-        """The attempt gave no result: try again where the class's budget allows, else the trial has failed."""
+        """The attempt gave no result: try again where the class's budget allows, else the trial has failed.
+
+        One that was told to stop is not tried again, if it has reported anything: it ends with that.
+        """
+        if row.stop and row.number is not None and row.points:
+            reached = {name: value for point in row.points for name, value in point.metrics.items()}
+            self._finish(row, Outcome(state=TrialState.PRUNED, metrics=reached, resources=outcome.resources))
+            return
         preempted = outcome.state is TrialState.PENDING
         failure = FailureClass.PREEMPTED if preempted else outcome.failure or FailureClass.USER_ERROR
         if not may_retry(failure, row.failures, self.settings.retries):

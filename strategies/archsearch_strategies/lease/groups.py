@@ -7,6 +7,7 @@ heard of. A rank that only lost touch with the others does not say why: the one 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -16,7 +17,8 @@ from archsearch_strategies.driver.trials import Row
 MARGIN_SECONDS = 2.0  # between two polls of a worker that waits
 CLARIFY_SECONDS = 10.0  # after a rank lost touch: until then another, or the launcher, may say why
 REPORT_SECONDS = 2.0  # how soon the other ranks learn at the latest that the attempt is over
-PATIENCE_SECONDS = 3600.0  # a rank waits so long for the others before it counts as idle
+IDLE_SECONDS = 10.0  # a Job without a trial for so long is dismissed
+PATIENCE_SECONDS = 3600.0  # a rank waits so long before it goes by itself: all go together, when they are told
 _SILENT_REPORTS = 3  # so many missing reports make a rank the suspect
 
 
@@ -38,25 +40,25 @@ class Groups:
 
     Args:
         nodes: ranks of a supernet trial; 1: none is joint.
+        per_job: trials after which a Job is dismissed; 0: it goes on.
         now: a monotonic clock in seconds.
     """
 
-    def __init__(self, nodes: int, lease_seconds: float, now: Callable[[], float]) -> None:
+    def __init__(self, nodes: int, per_job: int, lease_seconds: float, now: Callable[[], float]) -> None:
         self._nodes = nodes
+        self._per_job = per_job
         self._lease_seconds = lease_seconds
         self._now = now
         self._asking: dict[str, dict[int, tuple[LeaseRequest, float]]] = {}  # by job and rank; until when it counts
         self._attempts: dict[Row, _Attempt] = {}
         self._open: set[Row] = set()  # offered, and not finished
+        self._served: Counter[str] = Counter()  # finished trials by job
+        self._idle_since: dict[str, float] = {}
+        self._dismissed: set[str] = set()
 
     def is_joint(self, row: Row) -> bool:
         """Whether several workers run it."""
         return self._nodes > 1 and row.kind is TrialKind.SUPERNET
-
-    @property
-    def open(self) -> bool:
-        """Whether there is any trial to wait for."""
-        return bool(self._open)
 
     @property
     def report_seconds(self) -> float:
@@ -67,6 +69,17 @@ class Groups:
         self._open.add(row)
 
     # --- granting
+
+    def dismisses(self, request: LeaseRequest) -> bool:
+        """Whether a Job's workers shall go: one that went alone would leave the others waiting for it for ever."""
+        job, now = request.job, self._now()
+        if self._open:
+            self._idle_since.clear()
+        elif now - self._idle_since.setdefault(job, now) >= IDLE_SECONDS:
+            self._dismissed.add(job)
+        if self._per_job and self._served[job] >= self._per_job:
+            self._dismissed.add(job)
+        return job in self._dismissed
 
     def asks(self, request: LeaseRequest) -> None:
         until = self._now() + request.wait_seconds + MARGIN_SECONDS
@@ -183,9 +196,11 @@ class Groups:
 
     def end(self, row: Row, *, finished: bool) -> None:
         """The attempt is over."""
-        self._attempts.pop(row, None)
+        attempt = self._attempts.pop(row, None)
         if finished:
             self._open.discard(row)
+            if attempt is not None:
+                self._served[attempt.job] += 1
 
     def _of_job(self, job: str) -> list[_Attempt]:
         return [attempt for attempt in self._attempts.values() if attempt.job == job]

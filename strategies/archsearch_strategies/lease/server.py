@@ -26,6 +26,7 @@ from archsearch.protocol import (
 )
 from archsearch.spec.base import Model
 from archsearch_strategies.lease.book import LeaseBook, LeaseLost
+from archsearch_strategies.lease.groups import PATIENCE_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -136,14 +137,13 @@ class LeaseServer:
         while True:
             if self.done or (self._book is not None and self._book.over):
                 return LeaseReply(state="done")
-            if self._book is not None and self._book.paused:
-                return LeaseReply(state="done")  # suspended: let go of the resources
+            if self._book is not None and self._book.dismisses(request):
+                return LeaseReply(state="done")  # let go of the resources
             if self._book is not None and (grant := self._book.grant(request)) is not None:
                 return LeaseReply(state="granted", grant=grant)
             left = end - loop.time()
             if left <= 0:
-                idle = self._book.idle_seconds(request) if self._book is not None else None
-                more = {} if idle is None else {"idle_seconds": idle}
+                more = {"idle_seconds": PATIENCE_SECONDS} if request.ranks > 1 else {}
                 return LeaseReply(state="wait", retry_seconds=_RETRY_SECONDS, **more)
             if self._book is not None:
                 await self._book.turn(left)

@@ -34,16 +34,18 @@ CRASHED = Outcome(state=TrialState.FAILED, failure=FailureClass.USER_ERROR, mess
 class Desk:
     """A book over a table, and a clock. `restart` is a new driver over what the old one recorded."""
 
-    def __init__(self, nodes: int = 2, parallelism: int = 2) -> None:
+    def __init__(self, nodes: int = 2, parallelism: int = 2, per_job: int = 0) -> None:
         self.now = 100.0
-        self.nodes, self.parallelism = nodes, parallelism
+        self.nodes, self.parallelism, self.per_job = nodes, parallelism, per_job
         self.table = TrialTable([OBJECTIVE])
         self.records: list[r.Record] = []
         self.finished: list[Row] = []
         self.book = self._book(1)
 
     def _book(self, epoch: int) -> LeaseBook:
-        settings = BookSettings(epoch, Retries(), (OBJECTIVE,), self.parallelism, lease_seconds=30.0, nodes=self.nodes)
+        settings = BookSettings(
+            epoch, Retries(), (OBJECTIVE,), self.parallelism, lease_seconds=30.0, nodes=self.nodes, per_job=self.per_job
+        )
         return LeaseBook(
             settings,
             self.table,
@@ -179,18 +181,38 @@ async def test_two_jobs_do_not_mix() -> None:
     assert desk.ask(1, job="h") is None
 
 
-async def test_a_group_waits_for_its_stragglers_as_long_as_there_is_a_trial() -> None:
+async def test_a_job_is_dismissed_as_a_whole_when_there_is_nothing_more_for_it() -> None:
     desk = Desk()
-    asked = LeaseRequest(version="1", worker="g-0", job="g", ranks=2)
-    assert desk.book.idle_seconds(asked) is None
+    asked = [LeaseRequest(version="1", worker=f"g-{rank}", job="g", rank=rank, ranks=2) for rank in (0, 1)]
     row = desk.submit()
-    assert (desk.book.idle_seconds(asked) or 0) > 600
-    assert desk.book.idle_seconds(LeaseRequest(version="1", worker="w", job="w")) is None
+    assert not desk.book.dismisses(asked[0])
+    desk.now += 1000  # the other pod is not there yet
+    assert not desk.book.dismisses(asked[0])
     parts = desk.grant()
-    assert (desk.book.idle_seconds(asked) or 0) > 600
     await desk.result(parts[0], DONE)
     assert state(row) is TrialState.SUCCEEDED
-    assert desk.book.idle_seconds(asked) is None
+    assert not desk.book.dismisses(asked[0]), "the next trial may come at once"
+    desk.now += 9
+    assert not desk.book.dismisses(asked[1])
+    desk.now += 2
+    assert desk.book.dismisses(asked[0])
+    desk.submit(2)
+    assert desk.book.dismisses(asked[1]), "rank 0 has gone, and never comes back"
+    assert not desk.book.dismisses(asked[1].model_copy(update={"job": "h"}))
+
+
+async def test_a_job_serves_as_many_trials_as_it_may() -> None:
+    desk = Desk(per_job=1)
+    desk.submit(1)
+    desk.submit(2)
+    desk.grant()
+    asked = LeaseRequest(version="1", worker="g-1", job="g", rank=1, ranks=2)
+    desk.book.lost(WorkerLost("g", FailureClass.PREEMPTED, "gone", worker="g-1"))
+    assert not desk.book.dismisses(asked), "an attempt is no trial"
+    parts = desk.grant()
+    assert {part.assignment.number for part in parts} == {1}, "what was given back comes first"
+    await desk.result(parts[0], DONE)
+    assert desk.book.dismisses(asked)
 
 
 async def test_a_rank_replaced_before_it_got_its_part_ends_the_attempt() -> None:

@@ -97,6 +97,17 @@ async def test_why_one_pod_of_a_group_does_not_run_is_told() -> None:
         await api.until(lambda: not api.jobs)  # nobody wants it any more, and it would wait for ever
 
 
+async def test_a_group_of_which_one_is_done_and_the_others_wait_is_given_up() -> None:
+    api = FakeApi()
+    async with launched(api) as (launcher, told):
+        launcher.ensure(0, 1)
+        await api.until(lambda: bool(api.jobs))
+        (name,) = api.jobs
+        api.set_status(name, ready=1, succeeded=1)
+        await api.until(lambda: name in api.deleted and sizes(api) == [2])
+        assert told.lost == []
+
+
 # --- processes of this machine
 
 

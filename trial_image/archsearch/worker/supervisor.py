@@ -192,7 +192,8 @@ class Supervisor:
     # --- leases
 
     def _is_last(self) -> bool:
-        return bool(self._settings.per_job) and self._served >= self._settings.per_job
+        """Of several workers of one Job none goes by itself: the driver tells all."""
+        return self._settings.ranks == 1 and bool(self._settings.per_job) and self._served >= self._settings.per_job
 
     def _next(self, reply: LeaseReply | None) -> Grant | None:
         if reply is None or reply.state == "wait":
