@@ -1,11 +1,60 @@
-"""Weighted sums of candidates' outputs. Imports torch."""
+"""Weighted sums of candidates' outputs, in fewer passes over memory than written out. Imports torch.
+
+A supernet's step is bound by memory traffic: its candidates are many and small. So the usual beginning of a candidate,
+a ReLU, is computed once for all candidates and edges that read the same tensor; the usual end, a batch normalization,
+takes the candidate's weight as its own scale; what remains is multiplied and added in one pass; and the sum is taken in
+place. Gradients are those of the plain sum.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+IDENTITY = "identity_affine"
+"""Attribute of normalizations whose weights are fixed at 1 and 0; see `norms.without_affine`."""
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Normalised(nn.Module):
+    """A module whose output is normalised by channel with the statistics of the batch. No parameters, no state."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return functional.batch_norm(self.module(*args, **kwargs), None, None, training=True)
+
+
+class Activations:
+    """The ReLUs of the last few tensors, so that candidates and edges that read one tensor share one.
+
+    Args:
+        size: of how many tensors; they live until others take their place or `clear` is called.
+    """
+
+    def __init__(self, size: int = 8) -> None:
+        self._size = size
+        self._held: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
+
+    def relu(self, x: Tensor) -> Tensor:
+        """``relu(x)``, computed once for the same state of the same tensor."""
+        key = (id(x), 0 if x.is_inference() else x._version, torch.is_grad_enabled())
+        found = self._held.get(key)
+        if found is None:
+            if len(self._held) >= self._size:
+                del self._held[next(iter(self._held))]
+            found = self._held[key] = (x, functional.relu(x))  # x stays alive, and with it its identity
+        return found[1]
+
+    def clear(self) -> None:
+        """Before a forward pass with a graph of its own."""
+        self._held.clear()
 
 
 def is_zero(module: nn.Module) -> bool:
@@ -13,20 +62,106 @@ def is_zero(module: nn.Module) -> bool:
     return bool(getattr(module, "gives_zeros", False))
 
 
-def mix(modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], weights: Tensor | None) -> Any:
+def mix(
+    modules: Sequence[nn.Module],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    weights: Tensor | None,
+    activations: Activations | None = None,
+) -> Any:
     """The sum of the modules' outputs, each times its weight; candidates that give zeros are not computed.
 
     Args:
         weights: (len(modules),), or None for a plain sum.
+        activations: where candidates of several places share what they compute first.
     """
-    total: Any = None
-    for i, module in enumerate(modules):
-        if is_zero(module) and (total is not None or i < len(modules) - 1):
-            continue
-        output = module(*args, **kwargs)
-        part = output if weights is None else weights[i] * output
-        total = part if total is None else total + part
+    computed = [i for i, module in enumerate(modules) if not is_zero(module)] or [len(modules) - 1]
+    if weights is None:
+        outputs = [modules[i](*args, **kwargs) for i in computed]
+        return _sum(outputs)
+    each = weights.unbind(0)
+    if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+        return _sum([each[i] * modules[i](*args, **kwargs) for i in computed])
+    shared = activations or Activations(1)
+    total: Tensor | None = None
+    for i in computed:
+        total = _add(total, modules[i], args[0], each[i], shared)
     return total
+
+
+def _sum(outputs: list[Any]) -> Any:
+    total = outputs[0]
+    for output in outputs[1:]:
+        total = total + output
+    return total
+
+
+def _add(total: Tensor | None, module: nn.Module, x: Tensor, weight: Tensor, shared: Activations) -> Tensor:
+    """``total + weight * module(x)``. `total` is this sum's own tensor, which no backward pass reads."""
+    scaled = _scaled(module, x, weight, shared)
+    if scaled is None:
+        output = cast(Tensor, module(x))
+        if total is None:
+            return output * weight
+        return total.addcmul_(output, weight) if _same(total, output) else total + output * weight
+    if total is None:
+        return scaled
+    return total.add_(scaled) if _same(total, scaled) else total + scaled
+
+
+def _same(total: Tensor, other: Tensor) -> bool:
+    return total.dtype == other.dtype and total.shape == other.shape and not isinstance(total, nn.Parameter)
+
+
+def _scaled(module: nn.Module, x: Tensor, weight: Tensor, shared: Activations) -> Tensor | None:
+    """``weight * module(x)`` where the module ends in a normalization that can take the weight; else None."""
+    if type(module) is Normalised:
+        return _normalised(module.module(x), None, weight)
+    if type(module) is not nn.Sequential and not _is_plain_sequence(module):
+        return None
+    parts = list(module.children())
+    if not parts or type(parts[-1]) not in NORMS or _hooked(module) or _hooked(parts[-1]):
+        return None
+    if type(parts[0]) is nn.ReLU and not parts[0].inplace and not _hooked(parts[0]) and len(parts) > 1:
+        x, parts = shared.relu(x), parts[1:]
+    for part in parts[:-1]:
+        x = part(x)
+    norm = parts[-1]
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)  # noqa: S101 - looked at above
+    return _normalised(x, norm, weight)
+
+
+def _is_plain_sequence(module: nn.Module) -> bool:
+    """A subclass of Sequential that does what Sequential does."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def _normalised(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | None, weight: Tensor) -> Tensor:
+    """``weight * norm(x)``; without a norm by the batch's statistics alone."""
+    if norm is None:
+        return functional.batch_norm(x, None, None, weight.repeat(x.shape[1]), training=True)
+    plain = norm.weight is None or getattr(norm, IDENTITY, False)
+    scale, bias = (weight.repeat(x.shape[1]), None) if plain else (weight * norm.weight, weight * norm.bias)
+    mean, var, momentum = _statistics(norm)
+    by_batch = norm.training or norm.running_mean is None
+    return functional.batch_norm(x, mean, var, scale, bias, by_batch, momentum, norm.eps)
+
+
+def _statistics(norm: nn.Module) -> tuple[Tensor | None, Tensor | None, float]:
+    """What `torch.nn.functional.batch_norm` is to read and move, and how fast: as the module itself would say."""
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)  # noqa: S101 - the caller looked
+    factor = 0.0 if norm.momentum is None else norm.momentum
+    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            factor = 1.0 / float(norm.num_batches_tracked)
+    if norm.training and not norm.track_running_stats:
+        return None, None, factor
+    return norm.running_mean, norm.running_var, factor
 
 
 def logits_of(output: Any) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from archsearch.errors import UserError
 from archsearch.nn.describe import collect
@@ -16,7 +15,7 @@ from archsearch.nn.mutables import InputChoice, LayerChoice, Mutable
 from archsearch.nn.values import Value, ValueModule
 from archsearch.space import Architecture, Choice, Decision, Subset
 from archsearch.supernet.elastic import Elastic, widen
-from archsearch.supernet.mixing import mix
+from archsearch.supernet.mixing import Activations, Normalised, mix
 
 if TYPE_CHECKING:
     from archsearch.nn.cell import Cell
@@ -71,6 +70,8 @@ class Supernet:
         self.layers: dict[str, list[LayerChoice]] = {}  # by the choice's name: the places that it decides
         self._mixtures: dict[str, Mixture] = {}
         self._pinned: dict[str, Mixture] = {}
+        self._normalised: dict[int, Normalised] = {}
+        self._activations = Activations()
         self._elastic = Elastic()
         for path, module in model.named_modules():
             if isinstance(module, Mutable):
@@ -109,6 +110,7 @@ class Supernet:
             ArchitectureError: it is none of the space.
         """
         checked = self.space.validate(architecture)
+        self._activations.clear()
         self.architecture = checked
         self._mixtures = {name: Mixture(positions(self.choices[name], checked[name])) for name in checked}
         return checked
@@ -118,6 +120,7 @@ class Supernet:
 
         That is what a node of a DARTS cell does in search: its inputs are chosen only when the search is over.
         """
+        self._activations.clear()
         self.architecture = None
         self._mixtures = dict(mixtures)
 
@@ -172,11 +175,15 @@ class Supernet:
         if mixture.weights is None and len(modules) == 1:
             return modules[0](*args, **kwargs)
         mixer = self.mixers.get(name)
-        return mixer(modules, args, kwargs, mixture) if mixer else mix(modules, args, kwargs, mixture.weights)
+        if mixer is not None:
+            return mixer(modules, args, kwargs, mixture)
+        return mix(modules, args, kwargs, mixture.weights, self._activations)
 
     def _candidate(self, choice: LayerChoice, i: int) -> nn.Module:
         module = choice[i]
-        return Normalised(module) if self.normalise_pools and "pool" in choice.names[i] else module
+        if not self.normalise_pools or "pool" not in choice.names[i]:
+            return module
+        return self._normalised.setdefault(id(module), Normalised(module))
 
     def inputs(self, choice: InputChoice, makers: Sequence[Callable[[], Any]]) -> Any:
         mixture = self.mixture(self.name(choice))
@@ -208,17 +215,6 @@ class Supernet:
                 "input choices only"
             )
         return self.architecture[name]
-
-
-class Normalised(nn.Module):
-    """A module whose output is normalised by channel with the statistics of the batch. No parameters, no state."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return functional.batch_norm(self.module(*args, **kwargs), None, None, training=True)
 
 
 def positions(choice: Choice, decision: Decision) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from archsearch.nn.cell import Cell
 from archsearch.nn.mutables import LayerChoice
+from archsearch.supernet.mixing import IDENTITY
 
 
 def normalizations(model: nn.Module) -> list[_BatchNorm]:
@@ -27,6 +28,7 @@ def without_affine(modules: Iterable[nn.Module]) -> None:
                 nn.init.zeros_(norm.bias)
                 norm.weight.requires_grad_(False)
                 norm.bias.requires_grad_(False)
+                setattr(norm, IDENTITY, True)
 
 
 def without_search_affine(model: nn.Module) -> None:
