@@ -75,6 +75,18 @@ def test_settings_come_from_flags_and_environment() -> None:
     assert parse([], NEEDED).per_job == 0
 
 
+def test_one_of_several_knows_its_number_and_its_address() -> None:
+    member = {names.ENV_RANK: "1", names.ENV_RANKS: "3", names.ENV_ADDRESS: "10.0.0.7"}
+    settings = parse(["--rendezvous-port", "8473"], NEEDED | member)
+    assert (settings.rank, settings.ranks, settings.address, settings.port) == (1, 3, "10.0.0.7", 8473)
+    alone = parse([], NEEDED)
+    assert (alone.rank, alone.ranks, alone.address) == (0, 1, "")
+    with pytest.raises(UserError, match=r"ARCHSEARCH_RANK is 3: it must be below ARCHSEARCH_RANKS, which is 3"):
+        parse([], NEEDED | member | {names.ENV_RANK: "3"})
+    with pytest.raises(UserError, match=r"ARCHSEARCH_ADDRESS is not set: it must hold the address where the other"):
+        parse([], NEEDED | {names.ENV_RANK: "1", names.ENV_RANKS: "3"})
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
 def test_per_job_must_be_a_number_or_auto(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
