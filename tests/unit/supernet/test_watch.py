@@ -1,0 +1,70 @@
+"""The collapse alarm: in time where skip connections take over, silent in a healthy search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.edge_cells import EdgeNet
+from support.supernets import Recorder, loop_of, tiny, trainer_of
+
+from archsearch.nn import describe
+from archsearch.space import SearchSpace
+from archsearch.supernet.options import SupernetConfig
+from archsearch.supernet.run import Watch
+from archsearch.supernet.trainer import Epoch
+from archsearch_strategies.algorithms.darts import DartsTrainer
+
+NASBENCH201 = describe(tiny())
+EDGES = [choice.name for choice in NASBENCH201.choices]
+
+
+def epoch(skips: int, certainty: float = 0.6) -> Epoch:
+    """An epoch after which so many of the six edges would be skip connections."""
+    architecture = {e: "skip_connect" if i < skips else "nor_conv_3x3" for i, e in enumerate(EDGES)}
+    rest = (1 - certainty) / 4
+    return Epoch({}, {e: [certainty, rest, rest, rest, rest] for e in EDGES}, architecture)
+
+
+def alarms(skips: list[int], space: SearchSpace = NASBENCH201) -> list[int]:
+    """The epochs with an alarm."""
+    watch = Watch(SupernetConfig(), space)
+    return [i for i, each in enumerate(skips) if watch.look(epoch(each))[1]]
+
+
+def test_a_collapse_is_told_once_after_the_third_epoch_in_a_row() -> None:
+    assert alarms([0, 1, 2, 3, 4, 5, 6, 6, 6]) == [5]
+    assert alarms([6] * 20) == [2]
+
+
+def test_a_healthy_search_is_left_alone() -> None:
+    assert alarms([0, 1, 2, 1, 2, 2, 1, 2, 2, 2]) == []  # a third of the operations
+    assert alarms([3, 3, 2, 3, 3, 2, 4, 1]) == []  # at the limit now and then
+
+
+def test_what_is_watched_is_reported_with_every_epoch() -> None:
+    watch = Watch(SupernetConfig(), NASBENCH201)
+    metrics, alarm = watch.look(epoch(3))
+    assert metrics["skipRatio"] == 0.5
+    assert 0 < metrics["entropy"] < 1
+    assert alarm == ""
+    watch.look(epoch(4))
+    metrics, alarm = watch.look(epoch(6))
+    assert "100% of the operations would be skip connections for 3 epochs in a row" in alarm
+    assert "entropy 0." in alarm
+    assert watch.look(Epoch())[0] == {}
+
+
+@pytest.mark.parametrize("build", [tiny, EdgeNet], ids=["nasbench201", "cells"])
+def test_the_alarm_is_raised_in_the_trial_before_its_end_and_survives_a_restart(tmp_path: Path, build: Any) -> None:
+    line = Recorder()
+    trainer: Any = trainer_of(DartsTrainer, {"epochs": 5}, tmp_path, build=build, channel=line)
+    with torch.no_grad():
+        for name, choice in trainer.alphas.choices.items():
+            trainer.alphas[name][choice.options.index("skip_connect")] += 5
+    loop_of(trainer).run()
+    points = [each for each in line.messages if each["type"] == "point"]
+    assert [bool(each.get("alarm")) for each in points] == [False, False, True, False, False]
+    assert points[-1]["metrics"]["skipRatio"] == 1.0
