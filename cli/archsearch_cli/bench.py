@@ -335,5 +335,5 @@ def _draw(path: Path, rows: Sequence[JsonObject], axis: str, metric: str) -> Non
     axes.set(xlabel=f"{axis} (simulated)" if axis == "seconds" else axis, ylabel=f"regret in {metric}")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)
