@@ -72,6 +72,7 @@ class Training:
         self.inputs = torch.randn(BATCH, CHANNELS, SIZE, SIZE)
         self.steps = 0
         self.holds: list[float] = []
+        self.hold_cpus: list[float] = []
         self.saved = False
         for index, parameter in enumerate(self.model.parameters()):  # each has its momentum from the start
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter) + index * 1e-6
@@ -89,9 +90,10 @@ class Training:
         loss.backward()
         self.optimizer.step()
         self.steps += 1
-        start, self.saved = time.perf_counter(), False
+        start, cpu, self.saved = time.perf_counter(), time.thread_time(), False
         self.context.checkpoint_point(self.snapshot)
         if self.saved:
+            self.hold_cpus.append(1000 * (time.thread_time() - cpu))
             self.holds.append(1000 * (time.perf_counter() - start))
         return float(loss.detach())
 
@@ -158,6 +160,7 @@ def fit(
         "checkpoints": count,
         "holdMedianMs": statistics.median(training.holds),
         "holdP95Ms": sorted(training.holds)[min(count - 1, round(0.95 * (count - 1)))],
+        "holdCpuMedianMs": statistics.median(training.hold_cpus),
         "inCallerMedianMs": statistics.median(before_ms),
         "stepMs": 1000 * plain,
         "lostMs": 1000 * lost,
