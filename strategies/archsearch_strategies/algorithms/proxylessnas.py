@@ -211,7 +211,7 @@ class ProxylessNASTrainer(SupernetTrainer[ProxylessNASConfig]):
         for _ in range(config.reinforce_samples):
             drawn = self._take_path(generator)
             with torch.no_grad(), frozen_statistics(self.supernet.model):
-                reward = -float(self.bench.loss(self.supernet.model, batch))
+                reward = -self.bench.mean(float(self.bench.loss(self.supernet.model, batch)))
                 if self.penalties:
                     reward -= float(self.penalties.loss(self._certain(drawn)))
             chance = torch.stack([self.alphas.masked(name).log_softmax(0)[at] for name, at in drawn.items()]).sum()

@@ -142,7 +142,11 @@ class Workbench:
             output = output[0] if isinstance(output, (tuple, list)) else output
             sums = {name: value.tolist() for name, value in self.task.sums(output.float(), batch.targets).items()}
         metrics = self.task.metrics(sums)
-        return distributed.mean(metrics["accuracy"] if "accuracy" in metrics else -metrics["loss"])
+        return self.mean(metrics["accuracy"] if "accuracy" in metrics else -metrics["loss"])
+
+    def mean(self, value: float) -> float:
+        """What a rank measured on its share of a batch, as the mean of all ranks: for what decides or is remembered."""
+        return distributed.mean(value)
 
     def validate(self, model: nn.Module, *, limit: int | None = None) -> dict[str, float]:
         """The evaluator's metrics of a network, in eval mode, on the validation examples or the first `limit`.
