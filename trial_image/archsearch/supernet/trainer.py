@@ -47,6 +47,10 @@ class SupernetTrainer(Generic[C]):
     alarm. A trainer registers what a checkpoint must hold with `self.bench.keep(name, object)` in `build`; what it
     keeps otherwise must follow from that and from the position. Randomness comes from `bench.generator`, `bench.rng`
     (both functions of the seed and the position) or torch's global state, which checkpoints hold.
+
+    In a trial of several pods each runs the trainer on its share of every batch, and all must stay the same: gradients
+    are averaged by `WeightOptimizer` and by every optimizer that is kept; what is measured on a batch and decides
+    something, or is remembered, goes through `bench.mean`.
     """
 
     Config: ClassVar[type[SupernetConfig]] = SupernetConfig
