@@ -164,7 +164,7 @@ def _known_class() -> Any:
     """optuna's finished trial, of which a study's copy shares the parameters: copying them is most of a fit's time."""
     from optuna.trial import FrozenTrial
 
-    class Known(FrozenTrial):  # type: ignore[misc]
+    class Known(FrozenTrial):
         def __deepcopy__(self, memo: dict[int, Any]) -> Any:
             return copy(self)
 
