@@ -16,6 +16,7 @@ METRICS_SHOWN = 16
 ARCHITECTURE_BYTES = 1536  # a larger one is left out: it is in the ledger
 MESSAGE_LENGTH = 2048
 ALARM_LENGTH = 512
+LARGEST = 2**63 - 1  # of an integer in a custom resource
 
 
 def search_status(
@@ -38,7 +39,7 @@ def search_status(
         else [],
         failures={failure.value: number for failure, number in sorted(table.failures.items())},
         alarms=[
-            Alarm(number=each.number, step=each.step, message=each.message[:ALARM_LENGTH])
+            Alarm(number=each.number, step=min(max(0, each.step), LARGEST), message=each.message[:ALARM_LENGTH])
             for each in table.curves.alarms
         ],
         verdict=verdict.model_copy(update={"message": verdict.message[:MESSAGE_LENGTH]}),

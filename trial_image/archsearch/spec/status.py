@@ -54,7 +54,7 @@ class Alarm(Model):
     """What a running trial warns of."""
 
     number: Count = Field(description="Number of the trial.")
-    step: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] = Field(default=0, description="Its epoch or step.")
+    step: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(default=0, description="Its epoch or step.")
     message: Annotated[str, StringConstraints(max_length=512)] = Field(
         default="", description="What goes wrong, and what to do."
     )
