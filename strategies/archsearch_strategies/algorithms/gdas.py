@@ -48,6 +48,10 @@ class GdasTrainer(DifferentiableTrainer[GdasConfig]):
 
         return undrawable(space)
 
+    @classmethod
+    def tuning(cls, config: GdasConfig) -> GdasConfig:
+        return super().tuning(config).model_copy(update={"temperature": config.final_temperature})
+
     def step(self, epoch: int, step: int) -> Tensor:
         self.draws = 0
         return super().step(epoch, step)

@@ -1,4 +1,4 @@
-"""P-DARTS: stages of growing depth, what is dropped between them, dropout on skips, and their restriction at the end."""
+"""P-DARTS: stages of growing depth, what is dropped between them, dropout on skips, their restriction at the end."""
 
 from __future__ import annotations
 
