@@ -45,7 +45,6 @@ class OneShot(Strategy[C]):
     trainer: ClassVar[str]  # its name in the entry point group archsearch.supernets
     retrains: ClassVar[int] = 1
     controls: ClassVar[int] = 1  # random architectures of equal size, trained again beside the best
-    reuses_weights: ClassVar[bool] = True
     kinds: ClassVar[tuple[TrialKind, ...]] = (TrialKind.SUPERNET, TrialKind.INHERIT)
 
     def check(self, space: SearchSpace) -> list[str]:
