@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from archsearch.protocol import Assignment, Outcome, TrialKind, TrialState
+from archsearch.protocol import Assignment, FailureClass, Outcome, TrialKind, TrialState
 from archsearch.spec import reasons
 from archsearch.spec.experiment import Objective
 from archsearch.store import open_store
@@ -18,6 +18,7 @@ from archsearch_strategies.driver import Driver
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.finish import contenders, export_row
 from archsearch_strategies.driver.trials import TrialTable
+from archsearch_strategies.launch.base import WorkerLost
 from archsearch_strategies.ledger import read_ledger
 from tests.support import fake_worker as fake
 
@@ -216,6 +217,37 @@ async def test_a_restarted_rule_knows_what_it_knew(tmp_path: Path, rule: str) ->
         again = await fake.run(folder, wanted, Reporting())
         assert again.history_hash == whole.history_hash
         assert json.loads((folder / "summary.json").read_text())["trials"] == whole.trials
+
+
+async def test_a_stopped_trial_whose_worker_is_lost_is_not_leased_again(tmp_path: Path) -> None:
+    class Dying(Reporting):
+        """Its workers are gone when they are told to stop."""
+
+        async def _trial(self, client: fake.Client, grant: Any) -> Any:
+            number = grant["assignment"].get("number")
+            if grant["assignment"]["kind"] != "evaluate":
+                return await super()._trial(client, grant)
+            seen.append(number)
+            for epoch in range(4):
+                value = (20 - number) * (epoch + 1) / 100  # the first is the best
+                points = [{"step": epoch, "metrics": {"accuracy": value}}]
+                _, reply = await client.report(grant, points=points)
+                if reply["action"] == "stop":
+                    assert self.context is not None
+                    self.context.on_lost(WorkerLost(client.name, FailureClass.INFRASTRUCTURE, "gone"))
+                    return await client.lease(5.0)
+            outcome = Outcome(state=TrialState.SUCCEEDED, metrics={"accuracy": value})
+            _, reply = await client.result(grant, outcome, client.asking(5.0))
+            return reply.get("next", {"state": "done"})
+
+    seen: list[int] = []
+    wanted = fake.experiment(budget={"maxTrials": 12}, **stopping("asha", grace=2, reduction=2))
+    driver = Driver(wanted, open_store(str(tmp_path)), Dying())
+    summary = await driver.run()
+    assert seen == list(range(1, 13))
+    assert summary.trials["pruned"] == 11
+    assert driver.table.rows[5].metrics == {"accuracy": 0.3}
+    assert driver.table.rows[5].message.startswith("stopped at 2 steps")
 
 
 async def test_a_rule_wants_to_hear_soon(tmp_path: Path) -> None:
