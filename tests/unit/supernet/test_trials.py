@@ -10,11 +10,13 @@ from support.supernets import DATA, context_of
 
 import archsearch
 from archsearch.errors import UserError
-from archsearch.evaluate.kinds import run_kind
+from archsearch.evaluate.kinds import run_kind, set_up
 from archsearch.nn import describe
 from archsearch.protocol import TrialKind
 from archsearch.spec.experiment import EvaluatorSpec, ModelSpace
+from archsearch.supernet.run import build_overlaid
 from archsearch.trial.context import TrialContext
+from archsearch.zoo.darts import DARTS
 from archsearch.zoo.nasbench201 import NASBench201
 from archsearch_cli.output import Format
 from archsearch_cli.validate import validate_file
@@ -22,6 +24,9 @@ from archsearch_cli.validate import validate_file
 EXAMPLES = Path(__file__).parents[3] / "examples" / "oneshot"
 SPACE = {"zoo": {"name": "nasbench201", "args": {"channels": 3, "cells": 1}}}
 DIGEST = describe(NASBench201(channels=1, cells=1)).digest
+CELLS = {"zoo": {"name": "darts", "args": {"channels": 2, "cells": 4, "nodes": 1}}}
+CELLS_SPACE = ModelSpace.model_validate(CELLS)
+DARTS_DIGEST = describe(DARTS(channels=2, cells=4, nodes=1)).digest
 CONFIG = {"epochs": 1, "batchSize": 32, "warmupEpochs": 0}
 
 
@@ -69,15 +74,34 @@ def test_a_narrower_supernet_is_trained_inherited_from_and_exported(tmp_path: Pa
     [
         (SPACE, {"depth": 5}, "'nasbench201' does not take the arguments.*'depth'"),
         (SPACE, [1], "modelArgs is a mapping"),
-        ({"zoo": {"name": "darts", "args": {"cells": 3}}}, {"nodes": 1}, "has other choices than the search"),
+        (CELLS, {"nodes": 2}, "has other choices than the search"),
     ],
     ids=["unknown", "no-mapping", "other-choices"],
 )
 def test_arguments_that_do_not_fit_fail_the_trial_before_it_trains(
     tmp_path: Path, space: Any, args: Any, words: str
 ) -> None:
+    digest = DARTS_DIGEST if space is CELLS else DIGEST
     with pytest.raises(UserError, match=words):
-        supernet(tmp_path, args, model_space=space)
+        supernet(tmp_path, args, model_space=space, space_digest=digest)
+
+
+def test_depth_may_differ_though_choices_then_decide_other_places(tmp_path: Path) -> None:
+    setup = set_up(EvaluatorSpec.model_validate({"name": "classification", "config": DATA}), CELLS_SPACE)
+    assignment = trial(
+        tmp_path,
+        TrialKind.SUPERNET,
+        model_space=CELLS,
+        space_digest=DARTS_DIGEST,
+        params={"modelArgs": {"cells": 3}},
+    ).assignment
+    model, space, made = build_overlaid(setup, assignment)
+    assert len(model.cells) == 3  # type: ignore[arg-type]
+    assert space.digest != DARTS_DIGEST
+    assert made.zoo is not None
+    assert made.zoo.args["cells"] == 3
+    with pytest.raises(UserError, match="the code or its arguments changed"):
+        build_overlaid(setup, assignment.model_copy(update={"space_digest": DIGEST}))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXAMPLES)))

@@ -18,7 +18,7 @@ from archsearch.errors import StoreError, UserError
 from archsearch.evaluate import bundle, kinds, programs
 from archsearch.evaluate.determinism import seed_everything
 from archsearch.evaluate.measuring import Inputs
-from archsearch.evaluate.models import build_space, describe_space, fixed, overlaid, with_arguments
+from archsearch.evaluate.models import build_space, describe_space, fixed, with_arguments
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ModelSpace
 from archsearch.store import Credentials, open_store
@@ -148,16 +148,13 @@ def run_export(context: TrialContext) -> kinds.KindResult:
 
 def _inherited(context: TrialContext, setup: kinds.Setup) -> tuple[kinds.Network, dict[str, float]]:
     """The network as its inherit trial had it: shared weights, the normalizations' statistics measured anew."""
-    from archsearch.supernet.run import check_digest, inherited, run_inherit
+    from archsearch.supernet.run import build_overlaid, inherited, run_inherit
 
     assignment = context.assignment
     if assignment.architecture is None:
         raise UserError("an export needs an architecture, the assignment holds none")
     seed_everything(context.seed, context.device)
-    args = assignment.params.get("modelArgs")
-    whole, model_space = setup.build(overlaid(assignment.model_space, args))
-    space = describe_space(whole)
-    check_digest(space, assignment.space_digest, args)
+    whole, space, model_space = build_overlaid(setup, assignment)
     architecture = space.validate(assignment.architecture)
     model = inherited(context, whole, architecture)
     return kinds.Network(model, architecture, space, model_space), run_inherit(context, setup, model)

@@ -12,7 +12,7 @@ from archsearch.errors import BadMetric, UserError
 from archsearch.evaluate.base import CONFIG_PATH, PROFILE_METRICS, Evaluator
 from archsearch.evaluate.determinism import seed_everything
 from archsearch.evaluate.measuring import REPEATS, Inputs, device_name, parameters, profile_metrics
-from archsearch.evaluate.models import arguments, build_space, describe_space, fixed, overlaid
+from archsearch.evaluate.models import arguments, build_space, describe_space, fixed
 from archsearch.evaluate.origin import origin
 from archsearch.evaluate.user import UserEvaluator
 from archsearch.nn import fix
@@ -342,17 +342,14 @@ def _supernet(context: TrialContext) -> KindResult:
 
 
 def _inherit(context: TrialContext) -> KindResult:
-    from archsearch.supernet.run import check_digest, inherited, run_inherit
+    from archsearch.supernet.run import build_overlaid, inherited, run_inherit
 
     assignment = context.assignment
     setup = set_up(assignment.evaluator, assignment.model_space)
     if assignment.architecture is None:
         raise UserError("a trial of the kind 'inherit' needs an architecture, the assignment holds none")
     seed_everything(context.seed, context.device)
-    args = assignment.params.get("modelArgs")
-    whole, _ = setup.build(overlaid(assignment.model_space, args))
-    space = describe_space(whole)
-    check_digest(space, assignment.space_digest, args)
+    whole, space, _ = build_overlaid(setup, assignment)
     architecture = space.validate(assignment.architecture)
     costs = _costs(context, setup, lambda: fix(whole, architecture))  # no weights are read for what costs too much
     model = inherited(context, whole, architecture)

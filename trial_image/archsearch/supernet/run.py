@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from archsearch.evaluate.kinds import Setup
     from archsearch.evaluate.tasks import Task
+    from archsearch.protocol import Assignment
     from archsearch.space import SearchSpace
+    from archsearch.spec.experiment import ModelSpace
     from archsearch.trial.context import TrialContext
 
 CHECK_EVERY = 32  # steps; on a GPU each look at the loss waits for the device
@@ -217,12 +219,10 @@ def run_supernet(context: TrialContext, setup: Setup) -> tuple[dict[str, float],
     distributed.start(context)
     task = training_task(setup)
     seed_everything(context.seed, context.device)
-    args = params.get("modelArgs")
-    whole, model_space = setup.build(overlaid(context.assignment.model_space, args))
-    space = describe_space(whole)
-    check_digest(space, context.assignment.space_digest, args)
+    whole, space, model_space = build_overlaid(setup, context.assignment)
     if problems := kind.check(space, config):
         raise UserError(f"{params['trainer']} cannot search this space: {problems[0]}")
+    del whole  # the trainer makes its own
 
     def build() -> nn.Module:
         model, _ = setup.build(model_space)
@@ -289,22 +289,46 @@ def inherited(context: TrialContext, whole: nn.Module, architecture: Mapping[str
     return fix(whole, architecture)
 
 
-def check_digest(space: SearchSpace, digest: str | None, args: JsonObject | None = None) -> None:
-    """Raise UserError where a space is another one than the search's.
-
-    Args:
-        args: those that were laid over the model space's own.
-    """
+def check_digest(space: SearchSpace, digest: str | None) -> None:
+    """Raise UserError where a space is another one than the search's."""
     if digest is not None and space.digest != digest:
-        if args:
-            raise UserError(
-                f"with the arguments {args} the model space has other choices than the search: they may change a "
-                "network's depth, width and the like, not what is chosen"
-            )
         raise UserError(
             f"the search space has the digest {space.digest[:12]}, the search was made with {digest[:12]}: the code or "
             "its arguments changed; use the code that the search used"
         )
+
+
+def build_overlaid(setup: Setup, assignment: Assignment) -> tuple[nn.Module, SearchSpace, ModelSpace]:
+    """The network of a supernet or of what inherits from it, with ``params.modelArgs`` laid over its arguments.
+
+    Returns:
+        The network with all its choices, its space, and the modelSpace with every argument filled in.
+
+    Raises:
+        UserError: it cannot be built, or has other choices than the networks that the search is for.
+    """
+    args = assignment.params.get("modelArgs")
+    whole, model_space = setup.build(overlaid(assignment.model_space, args))
+    space = describe_space(whole)
+    if not args:
+        check_digest(space, assignment.space_digest)
+        return whole, space, model_space
+    with torch.random.fork_rng(devices=[]):
+        searched = describe_space(setup.build(assignment.model_space)[0])
+    check_digest(searched, assignment.space_digest)
+    if _decisions(searched) != _decisions(space):
+        raise UserError(
+            f"with the arguments {args} the model space has other choices than the search: they may change a network's "
+            "depth, width and the like, not what is chosen"
+        )
+    return whole, space, model_space
+
+
+def _decisions(space: SearchSpace) -> JsonObject:
+    """A space without the places that its choices decide: those differ with a network's depth."""
+    document = space.to_json()
+    choices = [{name: value for name, value in each.items() if name != "members"} for each in document["choices"]]
+    return {**document, "choices": choices}
 
 
 def _found(space: SearchSpace, found: Found) -> JsonObject:
