@@ -116,7 +116,7 @@ async def test_stop_insists(tmp_path: Path, program: Path) -> None:
     launcher = LocalLauncher(log_dir=tmp_path / "logs")
     await launcher.start(context([]))
     launcher.ensure(1)
-    while not list((tmp_path / "memory").glob("*/up")):
+    while not (list((tmp_path / "memory").glob("*/up")) and launcher.processes):
         await asyncio.sleep(0.01)
     (pid,) = launcher.processes
     await launcher.stop(grace_seconds=0.1)
