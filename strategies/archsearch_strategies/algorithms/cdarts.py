@@ -79,11 +79,19 @@ class CdartsTrainer(DifferentiableTrainer[CdartsConfig]):
         self.weightless = weightless(self.supernet)
         bench.keep("evaluation", self.evaluation.model)
         bench.keep("evaluationWeights", self.evaluation_weights)
+        bench.take_over("evaluation")
+
+    @classmethod
+    def tuning(cls, config: CdartsConfig) -> CdartsConfig:
+        return super().tuning(config).model_copy(update={"penalty": 0.0})
 
     def phase(self, epoch: int) -> str:
         """search, evaluation or joint."""
         warm = self.config.warmup_epochs
         return "search" if epoch < warm else "evaluation" if epoch < 2 * warm else "joint"
+
+    def learns(self, epoch: int) -> bool:
+        return self.phase(epoch) == "joint"
 
     def step(self, epoch: int, step: int) -> Tensor:
         phase = self.phase(epoch)
@@ -123,8 +131,11 @@ class CdartsTrainer(DifferentiableTrainer[CdartsConfig]):
         parameters = list(self.alphas.parameters())
         own = self.evaluation_weights
         own.zero()
-        found = torch.autograd.grad(loss, [*parameters, *own.parameters], allow_unused=True)
-        for parameter, gradient in zip([*parameters, *own.parameters], found, strict=True):
+        found = torch.autograd.grad(own.scaled(loss), [*parameters, *own.parameters], allow_unused=True)
+        mixed = own.unscaled(found[: len(parameters)])
+        for parameter, gradient in zip(
+            [*parameters, *own.parameters], [*mixed, *found[len(parameters) :]], strict=True
+        ):
             parameter.grad = gradient
         self.architect.step()
         own.apply(self.bench.done)

@@ -156,9 +156,12 @@ class DifferentiableTrainer(SupernetTrainer[C]):
         """Of the held-out loss at the present weights; the weights' own gradients are not computed."""
         import torch
 
+        from archsearch.supernet.norms import frozen_statistics
+
         self.follow()
-        loss = self.bench.loss(self.supernet.model, batch)
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        with frozen_statistics(self.supernet.model):  # they are the weights' examples' alone
+            loss = self.bench.loss(self.supernet.model, batch)
+        found = self.weights.unscaled(torch.autograd.grad(self.weights.scaled(loss), parameters, allow_unused=True))
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
     def follow(self) -> None:

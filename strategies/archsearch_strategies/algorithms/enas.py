@@ -56,9 +56,9 @@ class EnasTrainer(SupernetTrainer[EnasConfig]):
         import torch
 
         from archsearch.supernet.controller import Controller
-        from archsearch.supernet.costs import build_penalties
         from archsearch.supernet.network import Supernet
         from archsearch.supernet.optimization import WeightOptimizer
+        from archsearch.supernet.paths import PathPenalties
         from archsearch_strategies.algorithms.proxylessnas import Baseline
 
         bench, config = self.bench, self.config
@@ -70,7 +70,7 @@ class EnasTrainer(SupernetTrainer[EnasConfig]):
             temperature=config.temperature,
             tanh_constant=config.tanh_constant,
         ).to(bench.device)
-        self.penalties = build_penalties(config, self.supernet, bench)
+        self.penalties = PathPenalties(config, self.supernet, bench)
         self.weights = WeightOptimizer(
             self.supernet.model.parameters(), config, config.epochs * bench.steps, bench.device
         )

@@ -73,12 +73,14 @@ class GdasTrainer(DifferentiableTrainer[GdasConfig]):
         self.supernet.mix(mixtures)
 
     def end_epoch(self, epoch: int) -> Epoch:
-        history = self.alphas.history()
-        derived = self._derived(history)
         from archsearch.supernet.norms import batch_statistics
 
+        history = self.alphas.history()
+        derived = self._derived(history)
+        expected = self.penalties.expectations(self.alphas.probabilities())
         with self.supernet.following(derived), batch_statistics(self.supernet.model):
-            return Epoch(self.bench.validate(self.supernet.model), history, derived)
+            metrics = {**self.bench.validate(self.supernet.model), **expected}
+        return Epoch(metrics, history, derived)
 
 
 def drawn(logits: Tensor, temperature: float, generator: object) -> tuple[int, Tensor]:

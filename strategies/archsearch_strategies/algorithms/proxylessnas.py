@@ -88,12 +88,15 @@ class ProxylessNASTrainer(SupernetTrainer[ProxylessNASConfig]):
         import torch
 
         from archsearch.supernet.costs import build_penalties
+        from archsearch.supernet.mixable import check_mixable
         from archsearch.supernet.network import Supernet
         from archsearch.supernet.optimization import WeightOptimizer
         from archsearch.supernet.parameters import ArchitectureParameters
 
         bench, config = self.bench, self.config
         self.supernet = Supernet(bench.model())
+        if config.estimator is Estimator.GRADIENT:  # which mixes two candidates; reinforce follows single paths
+            check_mixable(self.supernet, bench.architecture_batch(0).inputs[:2])
         bench.load_shared(self.supernet.model)
         self.alphas = ArchitectureParameters(self.supernet.space, seed=bench.seed).to(bench.device)
         self.penalties = build_penalties(config, self.supernet, bench, self.alphas.probabilities())
@@ -160,9 +163,8 @@ class ProxylessNASTrainer(SupernetTrainer[ProxylessNASConfig]):
         gates: dict[str, Tensor] = {}
         with torch.no_grad():
             for name in self.alphas.choices:
-                left = self.alphas.left(name)
                 chances = self.alphas.probability(name).cpu()
-                count = min(2, len(left))
+                count = min(2, int((chances > 0).sum()))  # a probability may have become 0 in float32
                 pairs[name] = tuple(torch.multinomial(chances, count, generator=generator).tolist())
                 share = chances[list(pairs[name])]
                 opened = int(torch.multinomial(share / share.sum(), 1, generator=generator))
@@ -173,8 +175,8 @@ class ProxylessNASTrainer(SupernetTrainer[ProxylessNASConfig]):
         self.supernet.mix({name: Mixture(pairs[name], gates[name]) for name in pairs})
         with frozen_statistics(self.supernet.model):
             loss = self.bench.loss(self.supernet.model, self.bench.architecture_batch())
-        found = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
-        self._descend(pairs, dict(zip(gates, found, strict=True)))
+        found = torch.autograd.grad(self.weights.scaled(loss), list(gates.values()), allow_unused=True)
+        self._descend(pairs, dict(zip(gates, self.weights.unscaled(found), strict=True)))
 
     def _descend(self, pairs: dict[str, tuple[int, ...]], gates: dict[str, Tensor | None]) -> None:
         import torch

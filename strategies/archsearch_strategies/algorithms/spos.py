@@ -170,6 +170,11 @@ class Spos(OneShot[SposConfig]):
 
     def check(self, space: SearchSpace) -> list[str]:
         problems = super().check(space)
+        if self.config.penalties:
+            problems.append(
+                "spos learns no architecture that penalties could act on: bound costs by spec.constraints, or name "
+                "them in spec.objectives"
+            )
         for number, architecture in enumerate(self.config.initial):
             try:
                 space.validate(architecture)

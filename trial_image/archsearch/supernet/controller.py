@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from archsearch.errors import UserError
 from archsearch.space import Architecture, ArchitectureError, Choice, SearchSpace, Subset
@@ -119,8 +120,9 @@ class Controller(nn.Module):
             chances = logits.sigmoid()
             noise = torch.full((len(logits),), 0.5) if greedy else torch.rand(len(logits), generator=generator)
             taken = noise.to(logits.device) < chances.detach()
-            course.logs.append(torch.where(taken, chances, 1 - chances).log().sum())
-            course.entropies.append(-(chances * chances.log() + (1 - chances) * (1 - chances).log()).sum())
+            log, log_not = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+            course.logs.append(torch.where(taken, log, log_not).sum())
+            course.entropies.append(-(chances * log + (1 - chances) * log_not).sum())
             course.skips.append(chances)
             return [i for i, chosen in enumerate(taken.tolist()) if chosen]
         count = choice.choose or 1 if isinstance(choice, Subset) else 1

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from archsearch.errors import UserError
 from archsearch.nn.mutables import LayerChoice
 from archsearch.space import Categorical, Choice, Subset
+from archsearch.supernet import distributed
 from archsearch.supernet.network import Mixture, Supernet
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _holds(choice: Choice, values: Sequence[Any], own: Tensor | None, like: Tens
 
 
 def costs_of(metric: str, supernet: Supernet, inputs: Inputs | None, *, device: str, latency_table: str = "") -> Costs:
-    """The table of a metric for a supernet: counted, measured on `device`, or read.
+    """The table of a metric for a supernet: counted, measured on `device` (of several ranks on rank 0's), or read.
 
     Args:
         metric: params, macs, flops or latencyMs.
@@ -125,7 +126,8 @@ def costs_of(metric: str, supernet: Supernet, inputs: Inputs | None, *, device: 
     if inputs is None:
         raise UserError(f"the cost {metric} needs the shape of one input; give modelSpace.python.inputShape")
     measure = _milliseconds(device) if metric == "latencyMs" else _multiply_adds(2.0 if metric == "flops" else 1.0)
-    return Costs(metric, supernet.choices, _measured(supernet, layers, inputs, device, measure))
+    table = _measured(supernet, layers, inputs, device, measure)
+    return Costs(metric, supernet.choices, distributed.broadcast_object(table) if metric == "latencyMs" else table)
 
 
 def read_table(path: str, choices: Mapping[str, Choice]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,21 @@ class WeightOptimizer:
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients."""
-        scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        scaled.backward()
+        self.scaled(loss).backward()  # type: ignore[no-untyped-call]
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss as gradients are taken of it: with float16 they would else underflow. `apply` expects them so."""
+        return loss if self.scaler is None else cast(Tensor, self.scaler.scale(loss))
+
+    def unscaled(self, gradients: Iterable[Tensor | None]) -> list[Tensor | None]:
+        """Gradients of a `scaled` loss in others than the weights, at their size; where one of them overflowed, which
+        the scaler answers with a smaller scale, all are 0."""
+        found = list(gradients)
+        if self.scaler is None:
+            return found
+        there = [each for each in found if each is not None]
+        factor = 1 / self.scaler.get_scale() if all(bool(each.isfinite().all()) for each in there) else 0.0
+        return [None if each is None else each.nan_to_num(0.0, 0.0, 0.0) * factor for each in found]
 
     def apply(self, done: int) -> None:
         """Clip the gradients that are there and step, at the schedule's rate for step number `done`."""

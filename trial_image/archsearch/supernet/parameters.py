@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
-from archsearch.space import Architecture, Categorical, Choice, SearchSpace, Subset
+from archsearch.space import Architecture, ArchitectureError, Categorical, Choice, SearchSpace, Subset
 from archsearch.supernet.edges import edges_of
 
 SKIPS = ("skip_connect", "identity", "skip")
 ZEROS = ("none", "zero")
+CHANGES, TRIES = 4, 2000  # of a forbidden architecture: so many at once, and combinations of each number of them
 
 
 class ArchitectureParameters(nn.Module):
@@ -156,14 +159,29 @@ def derive(space: SearchSpace, probabilities: Mapping[str, Sequence[float]]) -> 
 
     A layer choice takes its likeliest candidate; on the edges of a DARTS cell never "none" (Liu 2019, section 2.4). An
     input choice takes the likeliest inputs, one of free number all above one half; edges compete by their likeliest
-    operation that is not "none", times the input's own probability where there is one.
+    operation that is not "none", times the input's own probability where there is one. Where a constraint of the space
+    forbids that, as few as possible of the choices that the constraint names decide otherwise, the least sure first.
 
     Args:
         probabilities: of every choice's options, in their order.
 
     Raises:
-        ArchitectureError: a constraint of the space forbids what is found; the text names it.
+        ArchitectureError: a constraint of the space forbids what is found, and all changes of it that were tried; the
+            text names it.
     """
+    likeliest = _decisions(space, probabilities, {})
+    try:
+        return space.validate(likeliest)
+    except ArchitectureError:
+        if (allowed := _allowed(space, probabilities, likeliest)) is None:
+            raise
+        return allowed
+
+
+def _decisions(
+    space: SearchSpace, probabilities: Mapping[str, Sequence[float]], fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The likeliest decision of each active choice that is not `fixed`."""
     edges = edges_of(space)
     operations = {name for inputs in edges.values() for name in inputs.values()}
     options = {choice.name: choice.options for choice in space.choices}
@@ -171,7 +189,9 @@ def derive(space: SearchSpace, probabilities: Mapping[str, Sequence[float]]) -> 
     for choice in space.choices:
         if not choice.active(decisions):
             continue
-        if isinstance(choice, Subset):
+        if choice.name in fixed:
+            decisions[choice.name] = fixed[choice.name]
+        elif isinstance(choice, Subset):
             strengths = [
                 max(
                     (
@@ -187,7 +207,67 @@ def derive(space: SearchSpace, probabilities: Mapping[str, Sequence[float]]) -> 
         else:
             values = list(probabilities[choice.name])
             decisions[choice.name] = choice.options[_likeliest(choice, values, nothing=choice.name not in operations)]
-    return space.validate({name: list(d) if isinstance(d, tuple) else d for name, d in decisions.items()})
+    return {name: list(d) if isinstance(d, tuple) else d for name, d in decisions.items()}
+
+
+def _allowed(
+    space: SearchSpace, probabilities: Mapping[str, Sequence[float]], likeliest: Mapping[str, Any]
+) -> Architecture | None:
+    """The nearest architecture that the constraints allow; None where none was found."""
+    names = {term.choice for constraint in space.constraints for term, _ in constraint.terms}
+    if space.constraints and names != set(likeliest):
+        found = _nearest(space, probabilities, likeliest, names)
+        if found is not None:
+            return found
+    return _nearest(space, probabilities, likeliest, set(likeliest))  # a predicate may name any
+
+
+def _nearest(
+    space: SearchSpace,
+    probabilities: Mapping[str, Sequence[float]],
+    likeliest: Mapping[str, Any],
+    names: AbstractSet[str],
+) -> Architecture | None:
+    changes = [
+        (cost, choice.name, decision)
+        for choice in space.choices
+        if choice.name in names and choice.name in likeliest
+        for cost, decision in _others(choice, probabilities.get(choice.name), likeliest[choice.name])
+    ]
+    for count in range(1, min(len(names), CHANGES) + 1):
+        combined = [
+            each
+            for each in itertools.islice(itertools.combinations(sorted(changes, key=lambda c: c[0]), count), TRIES)
+            if len({name for _, name, _ in each}) == count
+        ]
+        for each in sorted(combined, key=lambda changed: sum(cost for cost, _, _ in changed)):
+            try:
+                return space.validate(_decisions(space, probabilities, {name: d for _, name, d in each}))
+            except ArchitectureError:
+                continue
+    return None
+
+
+def _others(choice: Choice, own: Sequence[float] | None, taken: Any) -> list[tuple[float, Any]]:
+    """Other decisions of a choice, each with how much less likely it is (a difference of logarithms)."""
+    options = choice.options
+    logs = [math.log(max(float(p), 1e-30)) for p in own or [0.5] * len(options)]
+    if not isinstance(choice, Subset):
+        best = logs[options.index(taken)]
+        return [(best - log, option) for option, log in zip(options, logs, strict=True) if option != taken]
+    chosen = {options.index(each) for each in taken}
+    ranked = sorted(range(len(options)), key=lambda i: (-logs[i], i))
+    if choice.choose is None:
+        odds = [log - math.log(max(1 - math.exp(log), 1e-30)) for log in logs]
+        sets = [set(ranked[:count]) for count in range(len(options) + 1)]
+    else:
+        odds = logs
+        sets = [chosen - {out} | {new} for out in chosen for new in ranked if new not in chosen]
+    return [
+        (sum(abs(odds[i]) for i in kept ^ chosen), [options[i] for i in sorted(kept)])
+        for kept in sets
+        if kept != chosen
+    ]
 
 
 def _inputs(choice: Subset, own: Sequence[float] | None, edges: Sequence[float]) -> tuple[Any, ...]:

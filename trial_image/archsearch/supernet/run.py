@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -73,15 +74,19 @@ class Watch:
     run: int = 0  # epochs in a row
     raised: bool = False
 
-    def look(self, epoch: Epoch) -> tuple[dict[str, float], str]:
-        """Metrics of an epoch, and the alarm's words where it is raised by it."""
+    def look(self, epoch: Epoch, *, learning: bool = True) -> tuple[dict[str, float], str]:
+        """Metrics of an epoch, and the alarm's words where it is raised by it.
+
+        Args:
+            learning: whether the architecture was learned in it; else there is nothing to be alarmed about.
+        """
         found: dict[str, float] = {}
         if epoch.probabilities:
             found["entropy"] = mean_entropy(epoch.probabilities)
         if epoch.architecture is None:
             return found, ""
         ratio = found["skipRatio"] = skip_ratio(self.space, epoch.architecture)
-        self.run = self.run + 1 if ratio >= self.config.collapse_skip_ratio else 0
+        self.run = self.run + 1 if learning and ratio >= self.config.collapse_skip_ratio else 0
         if self.raised or self.run < self.config.collapse_epochs:
             return found, ""
         self.raised = True
@@ -133,17 +138,22 @@ class Loop:
         steps = self.trainer.steps
         while position.step < steps:
             bench.step = position.step
-            loss = self.trainer.step(position.epoch, position.step)
+            with self._finite_numbers():
+                loss = self.trainer.step(position.epoch, position.step)
             if loss is not None:
                 position.losses.append(torch.as_tensor(loss).detach().float().reshape(()))
             position.step += 1
-            if position.step % CHECK_EVERY == 0:
+            if position.step % CHECK_EVERY == 0 and position.losses:
                 self._finite()
             if position.step < steps:
                 self._checkpoint_point()
-        epoch = self.trainer.end_epoch(position.epoch)
-        watched, alarm = self.watch.look(epoch)
-        metrics = {"trainLoss": distributed.mean(self._finite()), **watched, **epoch.metrics}
+        if position.losses:
+            self._finite()
+        with self._finite_numbers():
+            epoch = self.trainer.end_epoch(position.epoch)
+        watched, alarm = self.watch.look(epoch, learning=self.trainer.learns(position.epoch))
+        trained = {"trainLoss": distributed.mean(self._finite())} if position.losses else {}
+        metrics = {**trained, **watched, **epoch.metrics}
         self._check(metrics)
         self.context.report(position.epoch, metrics, weights=epoch.probabilities or None, alarm=alarm)
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
@@ -151,6 +161,22 @@ class Loop:
         if position.epoch < self.config.epochs:
             self._checkpoint_point()
         return metrics
+
+    @contextmanager
+    def _finite_numbers(self) -> Iterator[None]:
+        """What a trainer raises over numbers that are none (a draw by chances that are NaN, say) is told as the
+        divergence that it is."""
+        try:
+            yield
+        except (RuntimeError, ValueError, ArithmeticError) as error:
+            for name, tensor in self.bench.snapshot()[0].items():
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    raise BadMetric(
+                        f"the supernet's {name} is not finite in epoch {self.position.epoch + 1}, step "
+                        f"{self.position.step + 1}: training diverged; lower learningRate "
+                        f"({self.config.learning_rate})"
+                    ) from error
+            raise
 
     def _checkpoint_point(self) -> None:
         every = self.config.checkpoint_steps

@@ -73,6 +73,10 @@ class SupernetTrainer(Generic[C]):
         """Steps of an epoch; the first `bench.steps` of them have a weights' batch of their own."""
         return self.bench.steps
 
+    def learns(self, epoch: int) -> bool:
+        """Whether the architecture is learned in an epoch, not weights alone: the collapse alarm leaves out others."""
+        return epoch >= int(getattr(self.config, "warmup_epochs", 0))
+
     def begin_epoch(self, epoch: int) -> None:
         """Before the first step of an epoch, not when one is resumed within."""
 
