@@ -64,7 +64,7 @@ def test_a_path_of_the_supernet_is_the_plain_network_with_its_weights(name: str)
 
 
 def test_copies_and_plain_networks_are_led_by_nobody() -> None:
-    model = network("darts")
+    model = network("pnas")
     supernet = Supernet(model)
     supernet.take(supernet.space.sample(Rng(0)))
     twin = copy.deepcopy(model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from support.edge_cells import EdgeNet
 from support.supernets import Recorder, loop_of, tiny, trainer_of
@@ -57,14 +56,13 @@ def test_what_is_watched_is_reported_with_every_epoch() -> None:
     assert watch.look(Epoch())[0] == {}
 
 
-@pytest.mark.parametrize("build", [tiny, EdgeNet], ids=["nasbench201", "cells"])
-def test_the_alarm_is_raised_in_the_trial_before_its_end_and_survives_a_restart(tmp_path: Path, build: Any) -> None:
+def test_the_alarm_is_raised_in_the_trial_before_its_end(tmp_path: Path) -> None:
     line = Recorder()
-    trainer: Any = trainer_of(DartsTrainer, {"epochs": 5}, tmp_path, build=build, channel=line)
+    trainer: Any = trainer_of(DartsTrainer, {"epochs": 4}, tmp_path, build=lambda: EdgeNet(nodes=1), channel=line)
     with torch.no_grad():
         for name, choice in trainer.alphas.choices.items():
             trainer.alphas[name][choice.options.index("skip_connect")] += 5
     loop_of(trainer).run()
     points = [each for each in line.messages if each["type"] == "point"]
-    assert [bool(each.get("alarm")) for each in points] == [False, False, True, False, False]
+    assert [bool(each.get("alarm")) for each in points] == [False, False, True, False]
     assert points[-1]["metrics"]["skipRatio"] == 1.0
