@@ -10,7 +10,6 @@ from support.edge_cells import EdgeNet
 from support.supernets import Recorder, loop_of, tiny, trainer_of
 
 from archsearch.nn import describe
-from archsearch.space import SearchSpace
 from archsearch.supernet.options import SupernetConfig
 from archsearch.supernet.run import Watch
 from archsearch.supernet.trainer import Epoch
@@ -27,33 +26,35 @@ def epoch(skips: int, certainty: float = 0.6) -> Epoch:
     return Epoch({}, {e: [certainty, rest, rest, rest, rest] for e in EDGES}, architecture)
 
 
-def alarms(skips: list[int], space: SearchSpace = NASBENCH201) -> list[int]:
-    """The epochs with an alarm."""
-    watch = Watch(SupernetConfig(), space)
-    return [i for i, each in enumerate(skips) if watch.look(epoch(each))[1]]
+def alarms(skips: list[int]) -> list[int]:
+    """The epochs with an alarm, of a search of so many."""
+    watch = Watch(SupernetConfig(epochs=len(skips)), NASBENCH201)
+    return [i for i, each in enumerate(skips) if watch.look(epoch(each), i)[1]]
 
 
 def test_a_collapse_is_told_once_after_the_third_epoch_in_a_row() -> None:
     assert alarms([0, 1, 2, 3, 4, 5, 6, 6, 6]) == [5]
-    assert alarms([6] * 20) == [2]
+    assert alarms([6, 6, 6, 6]) == [2]
+    assert alarms([6] * 30) == [10]  # as soon as the first third is over
 
 
 def test_a_healthy_search_is_left_alone() -> None:
     assert alarms([0, 1, 2, 1, 2, 2, 1, 2, 2, 2]) == []  # a third of the operations
     assert alarms([3, 3, 2, 3, 3, 2, 4, 1]) == []  # at the limit now and then
+    assert alarms([0, 1, 4, 5, 5, 4, 4, 2, *[1] * 16]) == []  # ahead while the weights begin to learn
 
 
 def test_what_is_watched_is_reported_with_every_epoch() -> None:
-    watch = Watch(SupernetConfig(), NASBENCH201)
-    metrics, alarm = watch.look(epoch(3))
+    watch = Watch(SupernetConfig(epochs=8), NASBENCH201)
+    metrics, alarm = watch.look(epoch(3), 1)
     assert metrics["skipRatio"] == 0.5
     assert 0 < metrics["entropy"] < 1
     assert alarm == ""
-    watch.look(epoch(4))
-    metrics, alarm = watch.look(epoch(6))
+    watch.look(epoch(4), 2)
+    metrics, alarm = watch.look(epoch(6), 3)
     assert "100% of the operations would be skip connections for 3 epochs in a row" in alarm
     assert "entropy 0." in alarm
-    assert watch.look(Epoch())[0] == {}
+    assert watch.look(Epoch(), 4)[0] == {}
 
 
 def test_the_alarm_is_raised_in_the_trial_before_its_end(tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ class SupernetConfig(Model):
     collapse_skip_ratio: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
         default=0.5, description="The collapse alarm: so large a part of the operations would be skip connections …"
     )
-    collapse_epochs: Count = Field(default=3, description="… after so many epochs in a row.")
+    collapse_epochs: Count = Field(
+        default=3, description="… after so many epochs in a row, the first third of all passed."
+    )
 
 
 def again(name: str, default: Any) -> Any:

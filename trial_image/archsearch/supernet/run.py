@@ -67,17 +67,22 @@ def training_task(setup: Setup) -> Task:
 
 @dataclass
 class Watch:
-    """The collapse alarm: skip connections take over (Liang 2019, "DARTS+"; Zela 2020)."""
+    """The collapse alarm: skip connections take over (Liang 2019, "DARTS+"; Zela 2020).
+
+    While weights are hardly trained skip connections are ahead in healthy searches of deep networks as well: nothing is
+    said in the first third of the epochs.
+    """
 
     config: SupernetConfig
     space: SearchSpace
     run: int = 0  # epochs in a row
     raised: bool = False
 
-    def look(self, epoch: Epoch, *, learning: bool = True) -> tuple[dict[str, float], str]:
+    def look(self, epoch: Epoch, number: int, *, learning: bool = True) -> tuple[dict[str, float], str]:
         """Metrics of an epoch, and the alarm's words where it is raised by it.
 
         Args:
+            number: of the epoch, from 0.
             learning: whether the architecture was learned in it; else there is nothing to be alarmed about.
         """
         found: dict[str, float] = {}
@@ -87,7 +92,7 @@ class Watch:
             return found, ""
         ratio = found["skipRatio"] = skip_ratio(self.space, epoch.architecture)
         self.run = self.run + 1 if learning and ratio >= self.config.collapse_skip_ratio else 0
-        if self.raised or self.run < self.config.collapse_epochs:
+        if self.raised or self.run < self.config.collapse_epochs or 3 * (number + 1) <= self.config.epochs:
             return found, ""
         self.raised = True
         tail = f", entropy {found['entropy']:.2f}" if "entropy" in found else ""
@@ -151,7 +156,7 @@ class Loop:
             self._finite()
         with self._finite_numbers():
             epoch = self.trainer.end_epoch(position.epoch)
-        watched, alarm = self.watch.look(epoch, learning=self.trainer.learns(position.epoch))
+        watched, alarm = self.watch.look(epoch, position.epoch, learning=self.trainer.learns(position.epoch))
         trained = {"trainLoss": distributed.mean(self._finite())} if position.losses else {}
         metrics = {**trained, **watched, **epoch.metrics}
         self._check(metrics)
