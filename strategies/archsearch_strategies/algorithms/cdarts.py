@@ -94,13 +94,16 @@ class CdartsTrainer(DifferentiableTrainer[CdartsConfig]):
         return self.phase(epoch) == "joint"
 
     def step(self, epoch: int, step: int) -> Tensor:
+        import torch
+
         phase = self.phase(epoch)
         if phase == "evaluation":
             return self.evaluation_step()
         if phase == "joint":
             self.joint_step(self.bench.architecture_batch(), self.penalty_at(epoch))
         self.supernet.model.train()
-        self.follow()
+        with torch.no_grad():  # the architecture stays as it is
+            self.follow()
         loss = self.bench.loss(self.supernet.model, self.bench.weight_batch())
         self.weights.step(loss, self.bench.done)
         return loss

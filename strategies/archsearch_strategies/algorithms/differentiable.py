@@ -131,10 +131,13 @@ class DifferentiableTrainer(SupernetTrainer[C]):
         return {}
 
     def step(self, epoch: int, step: int) -> Tensor:
+        import torch
+
         self.supernet.model.train()
         if epoch >= self.config.warmup_epochs:
             self.architecture_step(self.bench.architecture_batch())
-        self.follow()
+        with torch.no_grad():  # the architecture stays as it is
+            self.follow()
         loss = self.bench.loss(self.supernet.model, self.bench.weight_batch())
         self.weights.step(loss, self.bench.done)
         return loss

@@ -8,7 +8,7 @@ place. Gradients are those of the plain sum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional
 IDENTITY = "identity_affine"
 """Attribute of normalizations whose weights are fixed at 1 and 0; see `norms.without_affine`."""
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 
 
 class Normalised(nn.Module):
@@ -32,29 +33,45 @@ class Normalised(nn.Module):
 
 
 class Activations:
-    """The ReLUs of the last few tensors, so that candidates and edges that read one tensor share one.
+    """What candidates without parameters make of the last few tensors, so that all edges that read one share it.
 
     Args:
-        size: of how many tensors; they live until others take their place or `clear` is called.
+        size: of how many tensors; they live until others take their place or `clear` is called. A cell of DARTS has 6.
     """
 
     def __init__(self, size: int = 8) -> None:
         self._size = size
-        self._held: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
+        self._held: dict[tuple[int, int, bool], tuple[Tensor, dict[Hashable, Tensor]]] = {}
 
-    def relu(self, x: Tensor) -> Tensor:
-        """``relu(x)``, computed once for the same state of the same tensor."""
+    def of(self, x: Tensor, what: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """``make(x)``, computed once for the same state of the same tensor."""
         key = (id(x), 0 if x.is_inference() else x._version, torch.is_grad_enabled())
-        found = self._held.get(key)
-        if found is None:
+        if key not in self._held:
             if len(self._held) >= self._size:
                 del self._held[next(iter(self._held))]
-            found = self._held[key] = (x, functional.relu(x))  # x stays alive, and with it its identity
-        return found[1]
+            self._held[key] = (x, {})  # x stays alive, and with it its identity
+        made = self._held[key][1]
+        if what not in made:
+            made[what] = make(x)
+        return made[what]
+
+    def relu(self, x: Tensor) -> Tensor:
+        """``relu(x)``."""
+        return self.of(x, nn.ReLU, functional.relu)
 
     def clear(self) -> None:
         """Before a forward pass with a graph of its own."""
         self._held.clear()
+
+
+def likeness(module: nn.Module) -> Hashable | None:
+    """Equal for modules that make the same of the same tensor; None where that is not known. Pools have one."""
+    if type(module) is Normalised:
+        inner = likeness(module.module)
+        return None if inner is None else (Normalised, inner)
+    if not isinstance(module, POOLS) or type(module) not in POOLS or _hooked(module):
+        return None
+    return (type(module), *(f"{name}={value}" for name, value in vars(module).items() if not name.startswith("_")))
 
 
 def is_zero(module: nn.Module) -> bool:
@@ -100,7 +117,8 @@ def _add(total: Tensor | None, module: nn.Module, x: Tensor, weight: Tensor, sha
     """``total + weight * module(x)``. `total` is this sum's own tensor, which no backward pass reads."""
     scaled = _scaled(module, x, weight, shared)
     if scaled is None:
-        output = cast(Tensor, module(x))
+        kind = likeness(module)
+        output = cast(Tensor, module(x)) if kind is None else shared.of(x, kind, module)
         if total is None:
             return output * weight
         return total.addcmul_(output, weight) if _same(total, output) else total + output * weight
@@ -115,7 +133,7 @@ def _same(total: Tensor, other: Tensor) -> bool:
 
 def _scaled(module: nn.Module, x: Tensor, weight: Tensor, shared: Activations) -> Tensor | None:
     """``weight * module(x)`` where the module ends in a normalization that can take the weight; else None."""
-    if type(module) is Normalised:
+    if type(module) is Normalised and likeness(module) is None:
         return _normalised(module.module(x), None, weight)
     if type(module) is not nn.Sequential and not _is_plain_sequence(module):
         return None
@@ -143,9 +161,11 @@ def _hooked(module: nn.Module) -> bool:
 def _normalised(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | None, weight: Tensor) -> Tensor:
     """``weight * norm(x)``; without a norm by the batch's statistics alone."""
     if norm is None:
-        return functional.batch_norm(x, None, None, weight.repeat(x.shape[1]), training=True)
+        return functional.batch_norm(x, None, None, weight.expand(x.shape[1]).contiguous(), training=True)
     plain = norm.weight is None or getattr(norm, IDENTITY, False)
-    scale, bias = (weight.repeat(x.shape[1]), None) if plain else (weight * norm.weight, weight * norm.bias)
+    scale, bias = (
+        (weight.expand(x.shape[1]).contiguous(), None) if plain else (weight * norm.weight, weight * norm.bias)
+    )
     mean, var, momentum = _statistics(norm)
     by_batch = norm.training or norm.running_mean is None
     return functional.batch_norm(x, mean, var, scale, bias, by_batch, momentum, norm.eps)
