@@ -6,6 +6,7 @@ random one of about the same size, with the same budget.
     python benchmarks/oneshot_study.py --out study --table        # what is there, as docs/oneshot.md has it
     python benchmarks/oneshot_study.py --out study --group cells --lookup nasbench201_cifar10.npz
 
+Group `ranking`: how well SPOS's inherited weights rank cells: Kendall's tau against training each by itself.
 Group `own`: the manifests of examples/oneshot, each strategy on a space of its own kind. Group `cells`: all of them on
 NAS-Bench-201's cell and Fashion-MNIST; --lookup says how good the cells are on CIFAR-10 by the benchmark's table.
 A run is `archsearch run`, which goes on where it was interrupted; a finished one leaves DIR/GROUP-CASE-SEED.json.
@@ -74,6 +75,10 @@ CELLS: dict[str, dict[str, Any]] = {
     "darts": _DIFFERENTIABLE,
     "darts-pt": {**_DIFFERENTIABLE, "selection": "perturbation", "tuneEpochs": 1},
 }
+RANKED = 16
+RANKING = {
+    "spos": CELLS["spos"] | {"population": RANKED, "generations": 1, "crossover": 0, "mutation": 0, "parents": 4}
+}
 DATA = {"dataset": "fashion-mnist", "trainSize": 3000, "validationSize": 1000, "epochs": 6, **_COMMON}
 
 
@@ -94,16 +99,17 @@ class Case:
         if self.group == "own":
             document: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{self.name}.yaml").read_text())
         else:
+            config = {"cells": CELLS, "ranking": RANKING}[self.group][self.name]
             document = {
                 "apiVersion": "archsearch.dev/v1alpha1",
                 "kind": "NASExperiment",
-                "metadata": {"name": f"cells-{self.name}"},
+                "metadata": {"name": f"{self.group}-{self.name}"},
                 "spec": {
                     "objectives": [{"metric": "accuracy", "goal": "Maximize"}],
                     "modelSpace": {"zoo": {"name": "nasbench201", "args": {"channels": 8, "cells": 1}}},
-                    "strategy": {"name": self.name.removesuffix("-pt"), "config": CELLS[self.name]},
+                    "strategy": {"name": self.name.removesuffix("-pt"), "config": config},
                     "evaluator": {"name": "classification", "config": DATA},
-                    "retrain": {"topK": 1, "controls": 1},
+                    "retrain": {"topK": 1, "controls": 1} if self.group == "cells" else {"topK": RANKED, "controls": 0},
                     "budget": {"maxTrials": 100},
                 },
             }
@@ -112,7 +118,7 @@ class Case:
 
 
 def cases(group: str, only: Iterable[str], seeds: int) -> list[Case]:
-    names = {"own": OWN, "cells": tuple(CELLS)}
+    names = {"own": OWN, "cells": tuple(CELLS), "ranking": tuple(RANKING)}
     chosen = [
         (kind, name) for kind in names if group in (kind, "all") for name in names[kind] if not only or name in only
     ]
@@ -163,10 +169,16 @@ def table(out: Path, lookup: str) -> None:
     print("| strategy | seeds | found, trained again | random of its size | seconds of a search | alarms |")
     print("|---|---|---|---|---|---|")
     for (group, name), runs in found.items():
+        if group == "ranking":
+            continue
         own, control = [score(each["retrained"]) for each in runs], [score(each["controls"]) for each in runs]
         seconds = statistics.mean(each["seconds"] for each in runs)
         alarms = sum(bool(each["alarms"]) for each in runs)
         print(f"| {group}: {name} | {len(runs)} | {spread(own)} | {spread(control)} | {seconds:.0f} | {alarms} |")
+    for (group, name), runs in found.items():
+        if group == "ranking":
+            taus = ", ".join(f"{tau(each):.2f}" for each in runs)
+            print(f"\n{name}: Kendall's tau of {RANKED} cells, inherited against trained alone, a seed each: {taus}")
     if lookup:
         print("\n| strategy | cells' CIFAR-10 test accuracy (%) | mean |\n|---|---|---|")
         with np.load(lookup) as arrays:
@@ -176,6 +188,21 @@ def table(out: Path, lookup: str) -> None:
             if group == "cells":
                 values = [float(rows[ops_of(each["best"][0]["architecture"])]) for each in runs]
                 print(f"| {name} | {', '.join(f'{value:.2f}' for value in values)} | {statistics.mean(values):.2f} |")
+
+
+def tau(result: dict[str, Any]) -> float:
+    """Kendall's tau-a between the inherited and the own accuracy of the architectures that were trained again."""
+    alone = {
+        json.dumps(row["architecture"]): row["metrics"]["accuracy"] for row in result["retrained"] if row["metrics"]
+    }
+    inherited = {
+        json.dumps(row["architecture"]): row["metrics"]["accuracy"]
+        for row in result["trials"]
+        if row["kind"] == "inherit" and row["state"] == "succeeded"
+    }
+    both = [(inherited[key], alone[key]) for key in alone if key in inherited]
+    signs = [np.sign((a - c) * (b - d)) for i, (a, b) in enumerate(both) for c, d in both[:i]]
+    return float(np.mean(signs))
 
 
 def ops_of(architecture: dict[str, str]) -> tuple[int, ...]:
@@ -190,7 +217,7 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--group", choices=("own", "cells", "all"), default="all")
+    parser.add_argument("--group", choices=("own", "cells", "ranking", "all"), default="all")
     parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
