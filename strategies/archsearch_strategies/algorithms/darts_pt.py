@@ -154,11 +154,13 @@ class DartsPTTrainer(SupernetTrainer[DartsPTConfig]):
             )
 
     def begin_epoch(self, epoch: int) -> None:
+        from archsearch.supernet.distributed import broadcast_object
+
         number, within = divmod(epoch, self.config.tune_epochs)
         if within or number >= len(self.order):
             return
         for name in self.order[number]:
-            self.decisions.made[name] = self.decide(name)
+            self.decisions.made[name] = tuple(broadcast_object(list(self.decide(name))))  # one for all ranks
             self._pin()
 
     def step(self, epoch: int, step: int) -> Tensor | float:
