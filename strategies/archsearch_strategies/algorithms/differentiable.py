@@ -41,6 +41,11 @@ class DifferentiableConfig(OneShotConfig):
     architecture_weight_decay: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
         default=1e-3, description="Of Adam on the architecture parameters."
     )
+    normalise_pools: bool = Field(
+        default=True,
+        description="Normalise the outputs of pooling candidates (Liu 2019, section 3). NAS-Bench-201's own searches "
+        "do not.",
+    )
     selection: Selection = Field(
         default=Selection.MAGNITUDE,
         description="magnitude: the likeliest candidates. perturbation: a second supernet trial keeps of each choice "
@@ -115,10 +120,10 @@ class DifferentiableTrainer(SupernetTrainer[C]):
             bench.keep(name, thing)
 
     def make_supernet(self) -> Supernet:
-        """The network; pools are normalised (Liu 2019, section 3)."""
+        """The network, its choices led by it."""
         from archsearch.supernet.network import Supernet
 
-        return Supernet(self.bench.model(), normalise_pools=True)
+        return Supernet(self.bench.model(), normalise_pools=self.config.normalise_pools)
 
     def make_parameters(self) -> ArchitectureParameters:
         """The architecture parameters, on the CPU."""

@@ -41,10 +41,9 @@ class PCDartsTrainer(DifferentiableTrainer[PCDartsConfig]):
     Config: ClassVar[type[SupernetConfig]] = PCDartsConfig
 
     def make_supernet(self) -> Supernet:
-        from archsearch.supernet.network import Supernet
         from archsearch.supernet.partial import PartialChannels, take_parts
 
-        supernet = Supernet(self.bench.model(), normalise_pools=True)
+        supernet = super().make_supernet()
         if self.config.partial_channels > 1:
             take_parts(candidate for places in supernet.layers.values() for place in places for candidate in place)
             mixer = PartialChannels(self.config.partial_channels)

@@ -213,6 +213,9 @@ def test_in_search_cells_are_without_affine_normalization_and_pools_are_normalis
     out = place(3 + 5 * torch.randn(4, 4, 6, 6))
     assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
     assert torch.allclose(out.var((0, 2, 3)), torch.ones(4), atol=0.05)
+    bare: Any = trainer_of(DartsTrainer, {"normalisePools": False}, tmp_path / "bare", build=EdgeNet)
+    bare.supernet.mix({"normal/op_2_0": Mixture((2,))})
+    assert bare.supernet.layers["normal/op_2_0"][0](3 + torch.rand(4, 4, 6, 6)).min() > 3
 
 
 def test_a_node_of_a_cell_sums_all_its_edges_in_search(tmp_path: Path) -> None:
