@@ -80,3 +80,17 @@ def test_a_search_that_was_killed_ends_with_the_same_bits(tmp_path: Path, at: in
     again, also = resumed(CdartsTrainer, QUICK, tmp_path, at=at)
     assert equal(undisturbed, again)
     assert found == also
+
+
+def test_perturbation_goes_on_with_the_evaluation_network_and_without_the_penalty(tmp_path: Path) -> None:
+    config = CdartsTrainer.Config.model_validate({"epochs": 3, "warmupEpochs": 1})
+    tuned = CdartsTrainer.tuning(config)  # type: ignore[arg-type]
+    assert (tuned.warmup_epochs, tuned.penalty) == (0, 0.0)
+    (tensors, state), _ = final(trainer_of(CdartsTrainer, {"epochs": 3, "warmupEpochs": 1}, tmp_path / "first"))
+    after: Any = trainer_of(CdartsTrainer, {"epochs": 1, "warmupEpochs": 0}, tmp_path / "next", source=(tensors, state))
+    for name, value in after.evaluation.model.state_dict().items():
+        assert torch.equal(value, tensors[f"@evaluation.{name}"]), name
+    assert [after.learns(0), trainer_of(CdartsTrainer, {"epochs": 3, "warmupEpochs": 1}, tmp_path).learns(1)] == [
+        True,
+        False,
+    ]

@@ -141,3 +141,15 @@ def test_cells_with_loose_ends_are_searched(tmp_path: Path) -> None:
     used = [p.grad is not None for p in trainer.supernet.model.parameters()]
     assert any(used)
     assert not all(used)
+
+
+def test_sure_chances_have_no_entropy_and_a_gradient() -> None:
+    """Of free inputs whose logits are so large that their chances are 1 in float32."""
+    space = SearchSpace([Subset("inputs", (0, 1, 2), choose=None)])
+    controller = Controller(space, size=4, temperature=0.001, tanh_constant=200.0)
+    proposal = controller.propose(torch.Generator().manual_seed(0))
+    assert proposal.skips is not None
+    assert not proposal.skips.lt(1).logical_and(proposal.skips.gt(0)).all(), "some are certain"
+    (proposal.log_probability + proposal.entropy).backward()  # type: ignore[no-untyped-call]
+    assert float(proposal.entropy) == pytest.approx(0, abs=1e-3)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in controller.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,3 +66,12 @@ def test_it_refuses_what_cannot_be_drawn_one_at_a_time() -> None:
     assert "'inputs'" in problem
     assert "any number of inputs" in problem
     assert GdasTrainer.check(describe(tiny()), None) == []
+
+
+def test_architecture_steps_leave_running_statistics_alone(tmp_path: Path) -> None:
+    trainer: Any = trainer_of(GdasTrainer, {}, tmp_path)
+    trainer.supernet.model.train()
+    before = {name: value.clone() for name, value in trainer.supernet.model.state_dict().items()}
+    trainer.architecture_step(trainer.bench.architecture_batch())
+    assert all(torch.equal(value, before[name]) for name, value in trainer.supernet.model.state_dict().items())
+    assert any(parameter.grad is not None for parameter in trainer.alphas.parameters())

@@ -67,3 +67,13 @@ def test_the_alarm_is_raised_in_the_trial_before_its_end(tmp_path: Path) -> None
     points = [each for each in line.messages if each["type"] == "point"]
     assert [bool(each.get("alarm")) for each in points] == [False, False, True, False]
     assert points[-1]["metrics"]["skipRatio"] == 1.0
+
+
+def test_epochs_in_which_only_weights_are_trained_raise_no_alarm(tmp_path: Path) -> None:
+    """The architecture is then what it was drawn as; on few choices half of that may well be skip connections."""
+    watch = Watch(SupernetConfig(), NASBENCH201)
+    learned = [False] * 30 + [True] * 3  # of 50
+    told = [watch.look(epoch(6), number, learning=learning)[1] for number, learning in enumerate(learned)]
+    assert [bool(each) for each in told] == [False] * 32 + [True]
+    trainer = trainer_of(DartsTrainer, {"epochs": 3, "warmupEpochs": 2}, tmp_path)
+    assert [trainer.learns(number) for number in range(3)] == [False, False, True]

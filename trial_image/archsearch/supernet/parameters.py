@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -17,7 +15,6 @@ from archsearch.supernet.edges import edges_of
 
 SKIPS = ("skip_connect", "identity", "skip")
 ZEROS = ("none", "zero")
-CHANGES, TRIES = 4, 2000  # of a forbidden architecture: so many at once, and combinations of each number of them
 
 
 class ArchitectureParameters(nn.Module):
@@ -160,14 +157,13 @@ def derive(space: SearchSpace, probabilities: Mapping[str, Sequence[float]]) -> 
     A layer choice takes its likeliest candidate; on the edges of a DARTS cell never "none" (Liu 2019, section 2.4). An
     input choice takes the likeliest inputs, one of free number all above one half; edges compete by their likeliest
     operation that is not "none", times the input's own probability where there is one. Where a constraint of the space
-    forbids that, as few as possible of the choices that the constraint names decide otherwise, the least sure first.
+    forbids that, one choice after another decides otherwise, the least sure first, until none is broken.
 
     Args:
         probabilities: of every choice's options, in their order.
 
     Raises:
-        ArchitectureError: a constraint of the space forbids what is found, and all changes of it that were tried; the
-            text names it.
+        ArchitectureError: a constraint of the space forbids what is found, and all that is near; the text names it.
     """
     likeliest = _decisions(space, probabilities, {})
     try:
@@ -211,41 +207,45 @@ def _decisions(
 
 
 def _allowed(
-    space: SearchSpace, probabilities: Mapping[str, Sequence[float]], likeliest: Mapping[str, Any]
+    space: SearchSpace, probabilities: Mapping[str, Sequence[float]], likeliest: dict[str, Any]
 ) -> Architecture | None:
-    """The nearest architecture that the constraints allow; None where none was found."""
-    names = {term.choice for constraint in space.constraints for term, _ in constraint.terms}
-    if space.constraints and names != set(likeliest):
-        found = _nearest(space, probabilities, likeliest, names)
-        if found is not None:
-            return found
-    return _nearest(space, probabilities, likeliest, set(likeliest))  # a predicate may name any
-
-
-def _nearest(
-    space: SearchSpace,
-    probabilities: Mapping[str, Sequence[float]],
-    likeliest: Mapping[str, Any],
-    names: AbstractSet[str],
-) -> Architecture | None:
-    changes = [
-        (cost, choice.name, decision)
-        for choice in space.choices
-        if choice.name in names and choice.name in likeliest
-        for cost, decision in _others(choice, probabilities.get(choice.name), likeliest[choice.name])
-    ]
-    for count in range(1, min(len(names), CHANGES) + 1):
-        combined = [
-            each
-            for each in itertools.islice(itertools.combinations(sorted(changes, key=lambda c: c[0]), count), TRIES)
-            if len({name for _, name, _ in each}) == count
+    """The nearest architecture that the constraints allow, change by change; None where none was found."""
+    fixed: dict[str, Any] = {}
+    decisions, excess = likeliest, _excess(space, likeliest)
+    while True:
+        changes = [
+            (cost, choice.name, decision)
+            for choice in space.choices
+            if choice.name in decisions
+            for cost, decision in _others(choice, probabilities.get(choice.name), decisions[choice.name])
         ]
-        for each in sorted(combined, key=lambda changed: sum(cost for cost, _, _ in changed)):
-            try:
-                return space.validate(_decisions(space, probabilities, {name: d for _, name, d in each}))
-            except ArchitectureError:
-                continue
-    return None
+        nearer: list[tuple[float, dict[str, Any], dict[str, Any], float]] = []
+        for cost, name, decision in sorted(changes, key=lambda change: change[0]):
+            tried = {**fixed, name: decision}
+            changed = _decisions(space, probabilities, tried)
+            left = _excess(space, changed)
+            if left == 0:
+                try:
+                    return space.validate(changed)
+                except ArchitectureError:  # a predicate of the space's author
+                    continue
+            if left < excess:
+                nearer.append((cost / (excess - left), tried, changed, left))
+        if not nearer:
+            return None
+        _, fixed, decisions, excess = min(nearer, key=lambda each: each[0])
+
+
+def _excess(space: SearchSpace, decisions: Mapping[str, Any]) -> float:
+    """How far decisions are outside the bounds of the constraints, in all."""
+    frozen = {name: tuple(each) if isinstance(each, list) else each for name, each in decisions.items()}
+    excess = 0.0
+    for constraint in space.constraints:
+        total = sum(weight for term, weight in constraint.terms if term.holds(frozen.get(term.choice)))
+        below = 0.0 if constraint.least is None else constraint.least - total
+        above = 0.0 if constraint.most is None else total - constraint.most
+        excess += max(0.0, below, above)
+    return excess
 
 
 def _others(choice: Choice, own: Sequence[float] | None, taken: Any) -> list[tuple[float, Any]]:
