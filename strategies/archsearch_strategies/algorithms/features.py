@@ -60,15 +60,11 @@ class Features:
         return counts
 
     def _grouped(self) -> NDArray[np.intp]:
-        """One group a column while they are few, else one a choice, else as many runs of columns as are allowed."""
-        columns = len(self._scale)
-        if columns <= _GROUPS:
-            return np.arange(columns)
-        widths = [choice.width + bool(choice.when) for choice in self._space] + [
-            len(family[0].options) for family in self._families
-        ]
-        blocks = np.repeat(np.arange(len(widths)), widths)
-        return blocks if len(widths) <= _GROUPS else blocks * _GROUPS // len(widths)
+        """A group for each choice and each count; where they are too many, runs of them."""
+        widths = [choice.width + bool(choice.when) for choice in self._space]
+        widths += [1 for family in self._families for _ in family[0].options]
+        groups = np.repeat(np.arange(len(widths)), widths)
+        return groups if len(widths) <= _GROUPS else groups * _GROUPS // len(widths)
 
 
 class ScoredFeatures:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from archsearch.space import Architecture, Rng, SearchSpace, SpaceError
 from archsearch_strategies.algorithms.features import Features, Matrix, ScoredFeatures
-from archsearch_strategies.algorithms.gaussian import GaussianProcess, Vector, expected_improvement, normal_scores
+from archsearch_strategies.algorithms.gaussian import GaussianProcess, Vector, expected_improvement, half_ranks
 from archsearch_strategies.algorithms.guided import Guided
 from archsearch_strategies.algorithms.proxies import ProxyOptions, Use, allowing
 from archsearch_strategies.algorithms.random import Unseen
@@ -151,7 +151,7 @@ class _Fit:
 
     def _proposed(self) -> dict[str, Any]:
         known = [trial for trial in self.window if trial.ok]
-        targets = normal_scores(np.array([trial.score for trial in known]))
+        targets = half_ranks(np.array([trial.score for trial in known]))
         model = self._model(known, targets, "value")
         candidates = self.candidates
         if candidates is None:
