@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from support.supernets import tiny
@@ -12,6 +14,7 @@ from archsearch.evaluate.measuring import Inputs
 from archsearch.evaluate.profile import count
 from archsearch.nn import LayerChoice, fix
 from archsearch.space import Rng
+from archsearch.supernet import distributed
 from archsearch.supernet.costs import costs_of
 from archsearch.supernet.network import Supernet
 from archsearch.zoo.darts import DARTS
@@ -77,3 +80,15 @@ def test_statistics_and_mode_stay_as_they_were() -> None:
 def test_macs_need_the_shape_of_an_input() -> None:
     with pytest.raises(UserError, match="inputShape"):
         costs_of("macs", Supernet(tiny()), None, device="cpu")
+
+
+def test_ranks_go_by_the_latencies_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {choice.name: [float(i) for i in range(len(choice.options))] for choice in Supernet(tiny()).space.choices}
+
+    def broadcast(value: object) -> object:
+        assert json.loads(json.dumps(value)).keys() == first.keys()
+        return first
+
+    monkeypatch.setattr(distributed, "broadcast_object", broadcast)
+    costs = costs_of("latencyMs", Supernet(tiny()), Inputs((1, 8, 8)), device="cpu")
+    assert {name: row.tolist() for name, row in costs.table.items()} == first

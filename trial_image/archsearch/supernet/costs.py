@@ -127,7 +127,10 @@ def costs_of(metric: str, supernet: Supernet, inputs: Inputs | None, *, device: 
         raise UserError(f"the cost {metric} needs the shape of one input; give modelSpace.python.inputShape")
     measure = _milliseconds(device) if metric == "latencyMs" else _multiply_adds(2.0 if metric == "flops" else 1.0)
     table = _measured(supernet, layers, inputs, device, measure)
-    return Costs(metric, supernet.choices, distributed.broadcast_object(table) if metric == "latencyMs" else table)
+    if metric == "latencyMs":  # ranks that measured each its own would part ways
+        agreed = distributed.broadcast_object({name: costs.tolist() for name, costs in table.items()})
+        table = {name: torch.tensor(costs) for name, costs in agreed.items()}
+    return Costs(metric, supernet.choices, table)
 
 
 def read_table(path: str, choices: Mapping[str, Choice]) -> dict[str, Tensor]:
