@@ -39,19 +39,18 @@ EDGES = ("edge_0_1", "edge_0_2", "edge_1_2", "edge_0_3", "edge_1_3", "edge_2_3")
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
 _COMMON = {"batchSize": 64, "learningRate": 0.05}
-_DIFFERENTIABLE = {**_COMMON, "epochs": 30, "architectureLearningRate": 0.01}
+_DIFFERENTIABLE = {**_COMMON, "epochs": 25, "architectureLearningRate": 0.01}
 CELLS: dict[str, dict[str, Any]] = {
+    # A controller that learns fast takes what shared weights learn first: skip connections.
     "enas": {
-        **_COMMON,
-        "epochs": 20,
-        "firstCycle": 20,
-        "architectureShare": 0.25,
-        "controllerSteps": 20,
+        "batchSize": 32,
+        "learningRate": 0.05,
+        "epochs": 40,
+        "firstCycle": 40,
+        "architectureShare": 0.1,
+        "controllerSteps": 10,
         "controllerSamples": 8,
-        "controllerLearningRate": 0.005,
-        "tanhConstant": 2.5,
-        "temperature": 1.0,
-        "samples": 20,
+        "samples": 30,
     },
     "spos": {
         **_COMMON,
@@ -65,13 +64,15 @@ CELLS: dict[str, dict[str, Any]] = {
     "gdas": _DIFFERENTIABLE,
     "pc-darts": {**_DIFFERENTIABLE, "warmupEpochs": 5},
     "proxylessnas": {
-        **_COMMON,
+        "batchSize": 32,
+        "learningRate": 0.05,
         "epochs": 30,
         "warmupEpochs": 8,
         "architectureShare": 0.25,
         "architectureEvery": 1,
         "architectureLearningRate": 0.02,
     },
+    "cdarts": {**_DIFFERENTIABLE, "warmupEpochs": 3},
     "darts": _DIFFERENTIABLE,
     "darts-pt": {**_DIFFERENTIABLE, "selection": "perturbation", "tuneEpochs": 1},
 }
@@ -79,7 +80,7 @@ RANKED = 16
 RANKING = {
     "spos": CELLS["spos"] | {"population": RANKED, "generations": 1, "crossover": 0, "mutation": 0, "parents": 4}
 }
-DATA = {"dataset": "fashion-mnist", "trainSize": 3000, "validationSize": 1000, "epochs": 6, **_COMMON}
+DATA = {"dataset": "fashion-mnist", "trainSize": 2000, "validationSize": 1000, "epochs": 6, **_COMMON}
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,30 @@ def cases(group: str, only: Iterable[str], seeds: int) -> list[Case]:
     return [Case(kind, name, seed) for seed in range(seeds) for kind, name in chosen]
 
 
-def run(case: Case, out: Path) -> None:
+class Searches:
+    """The runs that are under way. Told to stop, they give way to the next call, and no others begin."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self.stopped = False
+
+    def stop(self, *_: object) -> None:
+        self.stopped = True
+        for process in list(self._running):
+            process.terminate()
+
+    def call(self, command: list[str]) -> tuple[int, str]:
+        """Exit code and stderr; -1 where none begins any more."""
+        if self.stopped:
+            return -1, ""
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            self._running.add(process)
+            _, errors = process.communicate()
+            self._running.discard(process)
+        return process.returncode, errors
+
+
+def run(case: Case, out: Path, searches: Searches) -> None:
     """Search, or go on; the finished run's summary is written last."""
     result = out / f"{case.title}.json"
     if result.exists():
@@ -134,11 +158,12 @@ def run(case: Case, out: Path) -> None:
         json.dump(case.manifest(), file)
         file.flush()
         command = [ARCHSEARCH, "run", file.name, "--storage", str(out / case.title)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        code, errors = searches.call(command)
     summary = out / case.title / "summary.json"
-    if done.returncode or not summary.exists():
-        if done.returncode >= 0 and done.returncode < 128:
-            print(f"{case.title}: exit {done.returncode}\n{done.stderr[-2000:]}", flush=True)
+    if searches.stopped:
+        return
+    if code or not summary.exists():
+        print(f"{case.title}: exit {code}\n{errors[-2000:]}", flush=True)
         return
     found = json.loads(summary.read_text())
     kept = {key: found.get(key) for key in ("state", "message", "retrained", "controls", "best", "alarms")}
@@ -226,9 +251,12 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.table:
-        signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGINT))
+        searches = Searches()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, searches.stop)
         with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(lambda case: run(case, options.out), cases(options.group, options.only, options.seeds)))
+            wanted = cases(options.group, options.only, options.seeds)
+            list(pool.map(lambda case: run(case, options.out, searches), wanted))
     table(options.out, options.lookup)
 
 
