@@ -40,6 +40,7 @@ class Bench:
         queries, cost_budget: distinct rows and simulated seconds that a run may use; at least one is given.
         parallel: trials at one time.
         proxies: path of a table of zero-cost proxies, for strategies that use them; they cost no time.
+        to_optimum: a run ends as soon as it has found the table's optimum.
     """
 
     table: str
@@ -54,6 +55,7 @@ class Bench:
     cost_budget: int | None = None
     parallel: int = 1
     proxies: str = ""
+    to_optimum: bool = False
 
     @property
     def objective(self) -> Objective:
@@ -173,7 +175,9 @@ def run_seed(bench: Bench, name: str, config: JsonObject, seed: int) -> Trace:
     goal = bench.queries or len(table)
 
     def result(trial: Row, now: float) -> None:
-        if observer.see(trial, now) and len(observer.trace.chosen) >= goal:
+        new = observer.see(trial, now)
+        enough = new and len(observer.trace.chosen) >= goal
+        if enough or (bench.to_optimum and observer.hit is not None):
             simulation.stop()
 
     simulation = Simulation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -84,6 +85,16 @@ def test_a_whole_table_is_searched_and_a_miss_counts_one_more(path: Path) -> Non
     assert whole["queriesToOptimum"]["share"] == 1.0
     few = results(path, "--metric", "val", "--strategies", "random", "--queries", "2", "--seeds", "3")["random"]
     assert few["queriesToOptimum"] == {"mean": 3, "median": 3, "share": 0.0}
+
+
+def test_a_run_to_the_optimum_ends_there_and_tells_the_same(path: Path) -> None:
+    bench = Bench(table=str(path), metric="val", queries=256)
+    whole = run_seed(bench, "random", {}, 1)
+    short = run_seed(dataclasses.replace(bench, to_optimum=True), "random", {}, 1)
+    assert short.hit == whole.hit == len(short.chosen) < len(whole.chosen) == 256
+    assert short.chosen == whole.chosen[: len(short.chosen)]
+    table = bench.load()
+    assert summarize(bench, table, [short], None) == summarize(bench, table, [whole], None)
 
 
 def test_minimize_turns_everything_around(path: Path) -> None:
@@ -239,6 +250,7 @@ def test_evolution_finds_the_optimum(population: int, sample: int) -> None:
         space=json.dumps(find_space("nasbench201").to_json()),
         metric="val200",
         queries=700,
+        to_optimum=True,
     )
     config = {"population": population, "sample": sample}
     traces = [run_seed(bench, "regularized-evolution", config, seed) for seed in range(30)]
