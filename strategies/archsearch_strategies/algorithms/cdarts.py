@@ -125,11 +125,12 @@ class CdartsTrainer(DifferentiableTrainer[CdartsConfig]):
         import torch
 
         from archsearch.supernet.norms import frozen_statistics
+        from archsearch.supernet.weights import without_gradients
 
         self.discretise()
         self.supernet.model.train()
         self.follow()
-        with frozen_statistics(self.supernet.model):
+        with without_gradients(self.weights.parameters), frozen_statistics(self.supernet.model):
             loss = self.joint_loss(batch, penalty)
         parameters = list(self.alphas.parameters())
         own = self.evaluation_weights
@@ -149,7 +150,8 @@ class CdartsTrainer(DifferentiableTrainer[CdartsConfig]):
 
         config, bench = self.config, self.bench
         with bench.autocast():
-            search, evaluation = self.supernet.model(batch.inputs), self.evaluation.model(batch.inputs)
+            search = bench.network(self.supernet.model)(batch.inputs)
+            evaluation = self.evaluation.model(batch.inputs)
         main = [bench.task.loss(logits_of(out)[0].float(), batch.targets) for out in (search, evaluation)]
         apart = distance(logits_of(evaluation)[1].float(), logits_of(search)[1].float(), config.distance_temperature)
         loss = (main[0] + main[1]) / config.loss_balance + config.loss_balance * apart

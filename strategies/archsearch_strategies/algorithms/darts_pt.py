@@ -133,6 +133,7 @@ class DartsPTTrainer(SupernetTrainer[DartsPTConfig]):
                 f"{TRAINER} selects from a trained supernet: params.checkpointOf must be the number of a trial of "
                 f"{self.config.of}"
             )
+        self.inner.compiles = False  # every decision would have it compiled anew
         self.inner.build()
         self.supernet, self.alphas = self.inner.supernet, self.inner.alphas
         for name in ("alphas", "architect"):

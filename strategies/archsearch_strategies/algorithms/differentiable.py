@@ -79,6 +79,7 @@ class DifferentiableTrainer(SupernetTrainer[C]):
     """
 
     Config: ClassVar[type[SupernetConfig]] = DifferentiableConfig
+    compiles = True  # the same candidates take part in all steps
 
     @classmethod
     def check(cls, space: SearchSpace, config: Any) -> list[str]:
@@ -118,6 +119,8 @@ class DifferentiableTrainer(SupernetTrainer[C]):
         kept = {"model": self.supernet.model, "alphas": self.alphas, "weights": self.weights}
         for name, thing in {**kept, "architect": self.architect, **extra}.items():
             bench.keep(name, thing)
+        if self.compiles:
+            bench.compile(self.supernet)
 
     def make_supernet(self) -> Supernet:
         """The network, its choices led by it."""
@@ -165,9 +168,11 @@ class DifferentiableTrainer(SupernetTrainer[C]):
         import torch
 
         from archsearch.supernet.norms import frozen_statistics
+        from archsearch.supernet.weights import without_gradients
 
         self.follow()
-        with frozen_statistics(self.supernet.model):  # they are the weights' examples' alone
+        constant = without_gradients(self.weights.parameters)
+        with constant, frozen_statistics(self.supernet.model):  # statistics are the weights' examples' alone
             loss = self.bench.loss(self.supernet.model, batch)
         found = self.weights.unscaled(torch.autograd.grad(self.weights.scaled(loss), parameters, allow_unused=True))
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]

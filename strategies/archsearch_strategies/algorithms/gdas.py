@@ -40,6 +40,7 @@ class GdasTrainer(DifferentiableTrainer[GdasConfig]):
     """
 
     Config: ClassVar[type[SupernetConfig]] = GdasConfig
+    compiles = False
     draws = 0  # within a step
 
     @classmethod

@@ -164,6 +164,10 @@ class Supernet:
             raise UserError(f"nothing says what choice {name!r} does: take an architecture, or give it a mixture")
         return found
 
+    def followed(self) -> dict[str, Mixture]:
+        """What the choices follow now, those apart of which nothing was said."""
+        return {**self._mixtures, **(self._pinned if self.architecture is None else {})}
+
     # --- asked by the model's choices
 
     def layer(self, choice: LayerChoice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -183,7 +187,9 @@ class Supernet:
         module = choice[i]
         if not self.normalise_pools or "pool" not in choice.names[i]:
             return module
-        return self._normalised.setdefault(id(module), Normalised(module))
+        if id(module) not in self._normalised:
+            self._normalised[id(module)] = Normalised(module)
+        return self._normalised[id(module)]
 
     def inputs(self, choice: InputChoice, makers: Sequence[Callable[[], Any]]) -> Any:
         mixture = self.mixture(self.name(choice))

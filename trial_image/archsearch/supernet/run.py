@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from archsearch.spec.experiment import ModelSpace
     from archsearch.trial.context import TrialContext
 
+logger = logging.getLogger(__name__)
 CHECK_EVERY = 32  # steps; on a GPU each look at the loss waits for the device
 RECALIBRATION_BATCHES = 20
 
@@ -272,6 +274,8 @@ def run_supernet(context: TrialContext, setup: Setup) -> tuple[dict[str, float],
     trainer = kind(config, bench)
     seed_everything(context.seed, context.device)
     trainer.build()
+    if config.compile and bench.compiled is None:
+        logger.warning("%s is not compiled: what takes part in a step changes from step to step", params["trainer"])
     metrics = Loop(context, trainer, space).run()
     found = trainer.finish()
     distributed.average_tensors(bench.statistics())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -31,3 +32,16 @@ def load_shared(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     if surplus := sorted(set(given) - set(wanted)):
         raise UserError(f"{what}: it has {surplus[0]}, which the network does not; its arguments changed")
     model.load_state_dict(given)
+
+
+@contextmanager
+def without_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Forward passes in here take these parameters as constants: their backward passes have less to keep and to do."""
+    held = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)

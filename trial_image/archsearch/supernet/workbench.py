@@ -25,6 +25,8 @@ from archsearch.supernet.elastic import widen
 if TYPE_CHECKING:
     from archsearch.evaluate.measuring import Inputs
     from archsearch.evaluate.tasks import Task
+    from archsearch.supernet.compiling import Compiled
+    from archsearch.supernet.network import Supernet
     from archsearch.supernet.options import SupernetConfig
     from archsearch.trial.context import TrialContext
 
@@ -86,6 +88,7 @@ class Workbench:
         self.validation = task.validation.to(self.device)
         self.epoch = self.step = 0  # the position; the loop moves it
         self._orders: dict[tuple[int, int, int], Tensor] = {}
+        self.compiled: Compiled | None = None
         if (ranks := distributed.world().size) > 1 and config.batch_size < 2 * ranks:
             raise UserError(
                 f"batchSize {config.batch_size} is too small for trials.nodes {ranks}: each rank takes its share of a "
@@ -119,6 +122,18 @@ class Workbench:
         weights.load_shared(model, self.input[0])
         return True
 
+    def compile(self, supernet: Supernet) -> None:
+        """Have `network` and `loss` run this supernet's mixtures compiled, where the options ask for that."""
+        if self.config.compile:
+            from archsearch.supernet.compiling import Compiled
+
+            self.compiled = Compiled(supernet)
+
+    def network(self, model: nn.Module | Callable[..., Any]) -> Callable[..., Any]:
+        """What runs a network: itself, or what `compile` made of it."""
+        compiled = self.compiled
+        return compiled if compiled is not None and model is compiled.supernet.model else model
+
     def autocast(self) -> AbstractContextManager[object]:
         """Networks' forward passes belong in it, losses do not."""
         if self.config.precision == "float32":
@@ -129,7 +144,7 @@ class Workbench:
     def loss(self, model: nn.Module | Callable[..., Any], batch: Batch) -> Tensor:
         """The task's loss of a network on a batch, with its auxiliary output at 0.4 where it gives one."""
         with self.autocast():
-            output = model(batch.inputs)
+            output = self.network(model)(batch.inputs)
         output, auxiliary = output if isinstance(output, (tuple, list)) else (output, None)
         loss = self.task.loss(output.float(), batch.targets)
         return loss if auxiliary is None else loss + 0.4 * self.task.loss(auxiliary.float(), batch.targets)
