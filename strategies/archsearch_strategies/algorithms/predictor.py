@@ -20,7 +20,7 @@ from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Trial
 
 _TWICE = 0.4  # probability that a mutation is followed by another one
 _GROWTH = 1.05  # of the results until the model's scales are learned anew, the costly part of a fit
-_IMPOSSIBLE = 1e3  # far below any rank's normal score
+_IMPOSSIBLE = 1e3  # far below any target of the model
 _RANDOM = 0.1  # share of random architectures among the candidates
 
 
@@ -35,12 +35,12 @@ class Predictor(Strategy["Predictor.Config"]):
     The family of White, Neiswanger and Savani, "BANANAS: Bayesian optimization with neural architectures for neural
     architecture search" (AAAI 2021; its independent Thompson sampling is `Thompson`), and Wei et al., "NPENAS: neural
     predictor guided evolution for neural architecture search" (TNNLS 2022). The predictor is a Gaussian process on the
-    encoding (`features`, `gaussian`), on the ranks of the results: it learns from a few results and knows where it is
-    unsure, as an ensemble of networks does from many. Steady state at any concurrency: what is being tried counts as if
-    it had its predicted result. Where architectures turn out infeasible, or too large for memory, a second model learns
-    which, and improvement counts times the probability of a result (Gardner et al., "Bayesian optimization with
-    inequality constraints", ICML 2014); other failures tell nothing. A fit sees a bounded window: the best and the
-    newest results.
+    encoding (`features`, `gaussian`), of the better half of the results and the ranks of the others (`half_ranks`): it
+    learns from a few results and knows where it is unsure, as an ensemble of networks does from many. Steady state at
+    any concurrency: what is being tried counts as if it had its predicted result. Where architectures turn out
+    infeasible, or too large for memory, a second model learns which, and improvement counts times the probability of a
+    result (Gardner et al., "Bayesian optimization with inequality constraints", ICML 2014); other failures tell
+    nothing. A fit sees a bounded window: the best and the newest results.
     """
 
     class Config(StrategyConfig):
