@@ -111,23 +111,14 @@ def _inverse(signal: Matrix, noise: float) -> Matrix:
     return np.asarray(lower.T @ lower)
 
 
-def half_ranks(values: Vector) -> Vector:
-    """Values as a model's targets of mean 0: the better half as it is, below it ranks only.
+def normal_scores(values: Vector) -> Vector:
+    """The values' ranks as quantiles of the standard normal distribution; equal values share their mean rank.
 
-    From the median up they are distances to it, in units of their root mean square; below it the quantiles of the
-    standard normal distribution that belong to their ranks, equal values sharing their mean rank. So differences at the
-    top keep their size, and a few broken architectures far below do not hide them (the half-rank warping of Song et
-    al., "The Vizier Gaussian process bandit algorithm", arXiv 2408.11527, 2024).
+    So a few broken architectures far below the others do not hide the differences at the top.
     """
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts + 1) / 2.0)[place]  # from 0
-    targets = np.array([_NORMAL.inv_cdf((rank + 0.5) / len(values)) for rank in ranks])
-    median = np.median(values)
-    upper = values >= median
-    above = values[upper] - median
-    unit = float(np.sqrt(np.mean(above**2)))
-    targets[upper] = above / unit if unit > 0.0 else 0.0
-    return np.asarray(targets - targets.mean())
+    return np.array([_NORMAL.inv_cdf((rank + 0.5) / len(values)) for rank in ranks])
 
 
 def expected_improvement(mean: Vector, spread: Vector, best: float) -> Vector:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from archsearch.space import Architecture, Rng, SearchSpace, SpaceError
 from archsearch_strategies.algorithms.features import Features, Matrix, ScoredFeatures
-from archsearch_strategies.algorithms.gaussian import GaussianProcess, Vector, expected_improvement, half_ranks
+from archsearch_strategies.algorithms.gaussian import GaussianProcess, Vector, expected_improvement, normal_scores
 from archsearch_strategies.algorithms.guided import Guided
 from archsearch_strategies.algorithms.proxies import ProxyOptions, Use, allowing
 from archsearch_strategies.algorithms.random import Unseen
@@ -35,12 +35,12 @@ class Predictor(Strategy["Predictor.Config"]):
     The family of White, Neiswanger and Savani, "BANANAS: Bayesian optimization with neural architectures for neural
     architecture search" (AAAI 2021; its independent Thompson sampling is `Thompson`), and Wei et al., "NPENAS: neural
     predictor guided evolution for neural architecture search" (TNNLS 2022). The predictor is a Gaussian process on the
-    encoding (`features`, `gaussian`), of the better half of the results and the ranks of the others (`half_ranks`): it
-    learns from a few results and knows where it is unsure, as an ensemble of networks does from many. Steady state at
-    any concurrency: what is being tried counts as if it had its predicted result. Where architectures turn out
-    infeasible, or too large for memory, a second model learns which, and improvement counts times the probability of a
-    result (Gardner et al., "Bayesian optimization with inequality constraints", ICML 2014); other failures tell
-    nothing. A fit sees a bounded window: the best and the newest results.
+    encoding (`features`, `gaussian`), on the ranks of the results: it learns from a few results and knows where it is
+    unsure, as an ensemble of networks does from many. Steady state at any concurrency: what is being tried counts as if
+    it had its predicted result. Where architectures turn out infeasible, or too large for memory, a second model learns
+    which, and improvement counts times the probability of a result (Gardner et al., "Bayesian optimization with
+    inequality constraints", ICML 2014); other failures tell nothing. A fit sees a bounded window: the best and the
+    newest results.
     """
 
     class Config(StrategyConfig):
@@ -151,7 +151,7 @@ class _Fit:
 
     def _proposed(self) -> dict[str, Any]:
         known = [trial for trial in self.window if trial.ok]
-        targets = half_ranks(np.array([trial.score for trial in known]))
+        targets = normal_scores(np.array([trial.score for trial in known]))
         model = self._model(known, targets, "value")
         candidates = self.candidates
         if candidates is None:

@@ -14,7 +14,7 @@ from archsearch.protocol import TrialState
 from archsearch.space import Categorical, Ordinal, Rng, SearchSpace, Subset, Term
 from archsearch.spec.experiment import Objective
 from archsearch_strategies.algorithms.features import Features
-from archsearch_strategies.algorithms.gaussian import GaussianProcess, expected_improvement, half_ranks
+from archsearch_strategies.algorithms.gaussian import GaussianProcess, expected_improvement, normal_scores
 from archsearch_strategies.algorithms.grid import Grid
 from archsearch_strategies.algorithms.guided import History
 from archsearch_strategies.algorithms.local_search import LocalSearch
@@ -154,7 +154,7 @@ def test_a_gaussian_process_learns_which_decisions_matter() -> None:
 def test_what_is_believed_lowers_the_variance_and_not_the_mean() -> None:
     features, rng = Features(CELL, Rng(0)), Rng(6)
     known, pending = [CELL.sample(rng) for _ in range(20)], [CELL.sample(rng) for _ in range(2)]
-    targets = half_ranks(np.array([float(a["op0"] == "conv") + rng.random() for a in known]))
+    targets = normal_scores(np.array([float(a["op0"] == "conv") + rng.random() for a in known]))
     model = GaussianProcess(features.of(known), targets, features.groups, [])
     mean, covariance = model.posterior(features.of(pending))
     model.believe(features.of(pending))
@@ -163,17 +163,10 @@ def test_what_is_believed_lowers_the_variance_and_not_the_mean() -> None:
     assert (np.diag(less) < 0.5 * np.diag(covariance)).all()
 
 
-def test_half_ranks_keep_differences_at_the_top_and_only_the_order_below() -> None:
-    values = np.array([90.0, 10.0, 91.0, 90.0, 93.0, -1e9, 89.0])
-    targets = half_ranks(values)
-    assert targets.mean() == pytest.approx(0.0, abs=1e-12)
-    assert targets[0] == targets[3]
-    assert targets[4] - targets[0] == pytest.approx(3 * (targets[2] - targets[0]))
-    assert np.sqrt(np.mean((targets[[0, 2, 3, 4]] - targets[0]) ** 2)) == pytest.approx(1.0)
-    assert targets[5] < targets[1] < targets[6] < targets[0]
-    assert targets[6] - targets[1] < 1.0
-    assert half_ranks(1e3 * values - 7.0) == pytest.approx(targets)
-    assert half_ranks(np.array([1.0, 1.0, 0.0])) == pytest.approx(np.array([1.0, 1.0, -2.0]) * 0.9674 / 3, abs=1e-3)
+def test_normal_scores_are_by_rank_and_equal_values_share_one() -> None:
+    scores = normal_scores(np.array([90.0, 10.0, 91.0, 90.0, 91.5]))
+    assert scores[1] < scores[0] == scores[3] < scores[2] < scores[4]
+    assert scores[4] == pytest.approx(-scores[1])
 
 
 def test_expected_improvement() -> None:
