@@ -1,4 +1,4 @@
-"""Strategies, spaces, evaluators and supernet trainers by name, from entry points: ours and those of any installed package."""
+"""Strategies, spaces, evaluators and supernet trainers by name: entry points, ours and those of installed packages."""
 
 from __future__ import annotations
 

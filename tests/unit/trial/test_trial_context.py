@@ -14,14 +14,8 @@ from archsearch.protocol import Assignment, KeepWeights, StorageRef, TrialKind
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import EvaluatorSpec, Goal, ModelSpace, Objective, ZooSpace
 from archsearch.trial import get_and_apply_next_architecture, report_final_result, report_intermediate_result
-from archsearch.trial.context import (
-    TrialContext,
-    TrialReleased,
-    TrialStopped,
-    check_final,
-    set_current,
-    worth_keeping,
-)
+from archsearch.trial.context import TrialContext, TrialReleased, TrialStopped, set_current
+from archsearch.trial.metrics import check_final, worth_keeping
 
 
 class Line:

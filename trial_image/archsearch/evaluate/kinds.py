@@ -20,7 +20,8 @@ from archsearch.nn.checking import check
 from archsearch.protocol import Assignment, KeepWeights, TrialKind
 from archsearch.registry import find, registered
 from archsearch.spec.base import JsonObject
-from archsearch.trial.context import Infeasible, check_final, numbers
+from archsearch.trial.context import Infeasible
+from archsearch.trial.metrics import check_final, numbers
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from archsearch.errors import UserError
-from archsearch.trial.context import TrialContext, TrialReleased, TrialStopped, current, numbers
+from archsearch.trial.context import TrialContext, TrialReleased, TrialStopped, current
+from archsearch.trial.metrics import numbers
 
 if TYPE_CHECKING:
     from torch import nn

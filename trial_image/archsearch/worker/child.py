@@ -21,14 +21,8 @@ from archsearch.errors import ArchsearchError, BadMetric, StoreError
 from archsearch.protocol import Assignment, FailureClass, Member, TrialKind, TrialState
 from archsearch.spec import names
 from archsearch.spec.base import JsonObject
-from archsearch.trial.context import (
-    Infeasible,
-    TrialContext,
-    TrialReleased,
-    TrialStopped,
-    check_final,
-    set_current,
-)
+from archsearch.trial.context import Infeasible, TrialContext, TrialReleased, TrialStopped, set_current
+from archsearch.trial.metrics import check_final
 from archsearch.worker import linux
 from archsearch.worker.channel import ChildChannel, encode
 
