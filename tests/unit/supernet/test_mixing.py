@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from archsearch.nn import LayerChoice
+from archsearch.space import Rng
+from archsearch.supernet.compiling import Compiled
 from archsearch.supernet.mixing import Activations, Normalised, likeness, mix
+from archsearch.supernet.network import Mixture, Supernet
 from archsearch.supernet.norms import without_affine
 from archsearch.zoo.nasbench201 import ConvBlock, Zero
 
@@ -180,3 +184,80 @@ def test_candidates_that_give_zeros_are_not_computed_and_a_sum_without_weights_i
     assert torch.equal(mix(both, (x,), {}, torch.tensor([0.9, 0.1])), x * 0.1)
     assert torch.equal(mix([nn.Identity(), nn.ReLU()], (x,), {}, None), x + x.relu())
     assert torch.equal(mix([Zero()], (x,), {}, torch.tensor([1.0])), torch.zeros_like(x))
+
+
+class Edge(nn.Module):
+    """One choice, small enough for a test to compile it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        names = ("skip_connect", "conv", "avg_pool_3x3")
+        made = (nn.Identity(), ConvBlock(3, 3, 1), nn.AvgPool2d(3, 1, 1))
+        self.edge = LayerChoice(dict(zip(names, made, strict=True)), label="edge")
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.edge(x)
+        return out
+
+
+def supernet() -> Supernet:
+    torch.manual_seed(6)
+    return Supernet(Edge(), normalise_pools=True)
+
+
+def follow(net: Supernet, seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    weights = {name: torch.randn(3).softmax(0).requires_grad_() for name in net.choices}
+    net.mix({name: Mixture((0, 1, 2), weight) for name, weight in weights.items()})
+    return weights
+
+
+def test_a_compiled_mixture_is_compiled_once_and_gives_the_same() -> None:
+    plain, fast = supernet(), supernet()
+    compiled: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    run = Compiled(fast, backend=backend)
+    x = torch.randn(4, 3, 8, 8)
+    for seed in range(3):  # other weights, and other tensors for them, in each step
+        own, other = follow(plain, seed), follow(fast, seed)
+        one, two = plain.model(x), run(x)
+        assert torch.allclose(one, two, atol=1e-5)
+        gradients = torch.autograd.grad(one.square().sum(), list(own.values()))
+        found = torch.autograd.grad(two.square().sum(), list(other.values()))
+        assert all(torch.allclose(f, g, rtol=1e-3, atol=1e-4) for f, g in zip(found, gradients, strict=True))
+    assert len(compiled) == 1
+    assert all(torch.allclose(a, b) for a, b in zip(plain.model.buffers(), fast.model.buffers(), strict=True))
+    path = fast.space.sample(Rng(0))
+    fast.take(path)
+    run(x)
+    with torch.no_grad():
+        follow(fast, 0)
+        run(x)
+    assert len(compiled) == 1  # single paths, and what needs no gradients, run as they are
+
+
+def test_where_there_is_no_compiler_a_warning_says_so_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    net = supernet()
+
+    def missing(graph: Any, _: Any) -> Any:
+        raise RuntimeError("no C++ compiler was found")
+
+    run = Compiled(net, backend=missing)
+    x = torch.randn(4, 3, 8, 8)
+    for seed in range(2):
+        weights = follow(net, seed)
+        assert all(g is not None for g in torch.autograd.grad(run(x).sum(), list(weights.values())))
+    assert not run.works
+    (record,) = [record for record in caplog.records if record.name.startswith("archsearch")]
+    assert "no C++ compiler was found" in record.getMessage()
+
+
+def test_a_fault_of_the_network_is_no_fault_of_the_compiler() -> None:
+    net = supernet()
+    follow(net, 0)
+    with pytest.raises(RuntimeError, match="channels"):
+        Compiled(net, backend="eager")(torch.randn(4, 5, 8, 8))

@@ -24,15 +24,18 @@ class Compiled:
     """A supernet's network, called like it. What is no mixture, or needs no gradients, runs as it is.
 
     Where compiling fails, a warning says why, once, and all goes on without.
+
+    Args:
+        backend: of `torch.compile`.
     """
 
-    def __init__(self, supernet: Supernet) -> None:
+    def __init__(self, supernet: Supernet, *, backend: str | Callable[..., Any] = "inductor") -> None:
         self.supernet = supernet
         self.works = not any(module._forward_hooks for module in supernet.model.modules())
         if not self.works:
             logger.warning("goes on without compiling: the network has hooks, which may change from step to step")
         self._run: Callable[[Tensor, tuple[Tensor, ...]], Any] = torch.compile(
-            self._forward, fullgraph=True, dynamic=False
+            self._forward, backend=backend, fullgraph=True, dynamic=False
         )
         self._plan: dict[str, Mixture] = {}
         self._names: tuple[str, ...] = ()
@@ -52,8 +55,8 @@ class Compiled:
             if not _of_compiler(error):
                 raise
             self.works = False
-            what = str(error).strip().splitlines()
-            logger.warning("goes on without compiling: %s: %s", type(error).__name__, what[0] if what else "no reason")
+            reason = " ".join(str(error).split())[:300] or "no reason"
+            logger.warning("goes on without compiling: %s: %s", type(error).__name__, reason)
             return supernet.model(inputs)
         finally:
             supernet.mix(followed)

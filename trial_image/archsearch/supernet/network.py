@@ -90,6 +90,9 @@ class Supernet:
         module.conductor = self
         if isinstance(module, LayerChoice):
             self.layers.setdefault(self.name(module), []).append(module)
+            for name in module.names:
+                if self.normalise_pools and "pool" in name:
+                    self._normalised[id(module[name])] = Normalised(module[name])
         for _, value in module.values():
             self._lead(value)
 
@@ -185,11 +188,7 @@ class Supernet:
 
     def _candidate(self, choice: LayerChoice, i: int) -> nn.Module:
         module = choice[i]
-        if not self.normalise_pools or "pool" not in choice.names[i]:
-            return module
-        if id(module) not in self._normalised:
-            self._normalised[id(module)] = Normalised(module)
-        return self._normalised[id(module)]
+        return self._normalised.get(id(module), module)
 
     def inputs(self, choice: InputChoice, makers: Sequence[Callable[[], Any]]) -> Any:
         mixture = self.mixture(self.name(choice))

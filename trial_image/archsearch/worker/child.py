@@ -166,6 +166,8 @@ def _prepare(context: TrialContext) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(context.threads)  # for processes that user code starts
     torch.set_num_threads(context.threads)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats()  # an earlier trial's peak is not this one's
     random.seed(context.seed)
     torch.manual_seed(context.seed)
     if numpy := sys.modules.get("numpy"):
