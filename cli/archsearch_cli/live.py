@@ -11,7 +11,8 @@ from typing import Any
 from archsearch.errors import ArchsearchError
 from archsearch.spec import names
 from archsearch.spec.base import JsonObject
-from archsearch.spec.experiment import NASExperiment, PodTemplate
+from archsearch.spec.experiment import NASExperiment
+from archsearch.spec.pods import PodTemplate
 from archsearch.spec.problems import Problem
 from archsearch.store import Credentials, Store, open_store
 from archsearch_cli.images import ImageName, in_registry

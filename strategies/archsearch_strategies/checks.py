@@ -23,7 +23,6 @@ from archsearch.protocol import TrialKind
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import (
     Constraint,
-    DriverSpec,
     EvaluatorSpec,
     ModelSpace,
     NASExperiment,
@@ -34,11 +33,11 @@ from archsearch.spec.experiment import (
     StoppingSpec,
     Storage,
     StrategySpec,
-    Trials,
     WarmStart,
 )
 from archsearch.spec.explain import problems_of, suggest
 from archsearch.spec.load import parse_experiment
+from archsearch.spec.pods import DriverSpec, Trials
 from archsearch.spec.problems import Problem, SpecError
 from archsearch.spec.unsupported import unsupported_problems
 from archsearch_strategies.making import evaluator_fidelities

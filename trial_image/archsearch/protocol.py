@@ -25,7 +25,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from archsearch.spec.base import JsonObject, Model
-from archsearch.spec.experiment import Constraint, EvaluatorSpec, Isolation, ModelSpace, Objective, Retention
+from archsearch.spec.experiment import Constraint, EvaluatorSpec, ModelSpace, Objective, Retention
+from archsearch.spec.pods import Isolation
 
 PROTOCOL_VERSION = 1
 BODY_LIMIT_BYTES = 4 * 1024 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from archsearch.protocol import FailureClass
-from archsearch.spec.experiment import Retries
+from archsearch.spec.pods import Retries
 
 
 def may_retry(failure: FailureClass, earlier: Mapping[FailureClass, int], retries: Retries) -> bool:

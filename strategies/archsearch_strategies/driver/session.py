@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from archsearch.errors import StoreUnavailable
 from archsearch.protocol import Assignment
-from archsearch.spec.experiment import ExperimentSpec, Isolation
+from archsearch.spec.experiment import ExperimentSpec
+from archsearch.spec.pods import Isolation
 from archsearch.store import Store
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.journal import Journal

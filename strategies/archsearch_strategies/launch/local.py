@@ -16,7 +16,8 @@ from typing import Any
 
 from archsearch.protocol import LOOPBACK, FailureClass
 from archsearch.spec import names
-from archsearch.spec.experiment import ExperimentSpec, Isolation
+from archsearch.spec.experiment import ExperimentSpec
+from archsearch.spec.pods import Isolation
 from archsearch.store import Credentials
 from archsearch.worker.limits import Cgroup
 from archsearch_strategies.launch.base import LaunchContext, WorkerLost

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from archsearch.spec import names
 from archsearch.spec.base import JsonObject
-from archsearch.spec.experiment import ExperimentSpec, Isolation, PodTemplate
+from archsearch.spec.experiment import ExperimentSpec
+from archsearch.spec.pods import Isolation, PodTemplate
 from archsearch.spec.wiring import DriverSettings
 
 CONTAINER = "worker"

@@ -24,7 +24,8 @@ from archsearch.protocol import (
     ResultRequest,
     TrialState,
 )
-from archsearch.spec.experiment import Constraint, Objective, Retries
+from archsearch.spec.experiment import Constraint, Objective
+from archsearch.spec.pods import Retries
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.retry import delay_seconds, may_retry
 from archsearch_strategies.driver.trials import Lease, Row, TrialTable

@@ -24,7 +24,8 @@ from archsearch.protocol import (
     TrialState,
 )
 from archsearch.space import SearchSpace
-from archsearch.spec.experiment import Budget, EvaluatorSpec, ModelSpace, Objective, Retries, StoppingSpec, ZooSpace
+from archsearch.spec.experiment import Budget, EvaluatorSpec, ModelSpace, Objective, StoppingSpec, ZooSpace
+from archsearch.spec.pods import Retries
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.search import End, Search
 from archsearch_strategies.driver.trials import Row, TrialTable

@@ -12,9 +12,9 @@ from support.apiserver import ApiServer
 from support.bad_manifests import DOCUMENTS, SOUND, Bad
 
 from archsearch.spec import ExperimentSpec, NASExperiment
-from archsearch.spec.experiment import Trials
 from archsearch.spec.explain import names_of
 from archsearch.spec.load import load_experiment
+from archsearch.spec.pods import Trials
 from archsearch.spec.unsupported import UNSUPPORTED
 
 pytestmark = pytest.mark.integration

@@ -18,7 +18,8 @@ from archsearch.protocol import (
     TrialKind,
     TrialState,
 )
-from archsearch.spec.experiment import EvaluatorSpec, ModelSpace, Objective, Retries, ZooSpace
+from archsearch.spec.experiment import EvaluatorSpec, ModelSpace, Objective, ZooSpace
+from archsearch.spec.pods import Retries
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.trials import Row, TrialTable
 from archsearch_strategies.launch.base import WorkerLost

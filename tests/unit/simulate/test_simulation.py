@@ -11,7 +11,8 @@ from archsearch.protocol import FailureClass, TrialState
 from archsearch.space import SearchSpace
 from archsearch.space.choices import Categorical
 from archsearch.spec import reasons
-from archsearch.spec.experiment import Budget, Objective, Retries
+from archsearch.spec.experiment import Budget, Objective
+from archsearch.spec.pods import Retries
 from archsearch_strategies.algorithms.random import RandomSearch
 from archsearch_strategies.algorithms.regularized_evolution import RegularizedEvolution
 from archsearch_strategies.driver import records as r

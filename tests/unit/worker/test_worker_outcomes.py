@@ -13,7 +13,7 @@ import torch
 from support.workers import Worker, alive, until
 
 from archsearch.protocol import LOG_TAIL_BYTES, FailureClass, KeepWeights, TrialKind, TrialState
-from archsearch.spec.experiment import Isolation
+from archsearch.spec.pods import Isolation
 from archsearch.store import open_store
 from archsearch.store.checkpoint import upload_directory, write_checkpoint
 

@@ -6,12 +6,12 @@ from archsearch.spec.experiment import (
     EvaluatorSpec,
     ExperimentSpec,
     Goal,
-    Isolation,
     ModelSpace,
     NASExperiment,
     Objective,
     Storage,
 )
+from archsearch.spec.pods import Isolation
 from archsearch.spec.status import ExperimentStatus, SearchStatus
 
 __all__ = [

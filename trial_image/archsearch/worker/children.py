@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 
 from archsearch.protocol import Assignment
-from archsearch.spec.experiment import Isolation
+from archsearch.spec.pods import Isolation
 from archsearch.worker.metrics import WorkerMetrics
 from archsearch.worker.processes import Child, Zygote, ZygoteFailed
 
