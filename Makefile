@@ -51,6 +51,10 @@ unit: $(STAMP)
 integration: $(STAMP) ## Tests against an API server: KUBEBUILDER_ASSETS or KUBECONFIG
 	$(BIN)/python -m pytest tests/integration -q
 
+.PHONY: gpu
+gpu: $(STAMP) ## Tests on a CUDA device; skipped, with the reason, where there is none
+	$(BIN)/python -m pytest tests/gpu -q
+
 .PHONY: e2e
 e2e: $(STAMP) ## Tests in real pods: KUBECONFIG and ARCHSEARCH_E2E_IMAGE_COMMAND
 	$(BIN)/python -m pytest tests/e2e -q
