@@ -48,8 +48,8 @@ class Predictor(Strategy["Predictor.Config"]):
         window: int = Field(
             default=300, ge=10, le=2000, description="Results a fit sees: the best half of it and the newest."
         )
-        parents: int = Field(default=10, ge=1, le=1000, description="Best architectures that are mutated.")
-        candidates: int = Field(default=200, ge=10, le=10_000, description="Architectures predicted for each proposal.")
+        parents: int = Field(default=20, ge=1, le=1000, description="Best architectures that are mutated.")
+        candidates: int = Field(default=300, ge=10, le=10_000, description="Architectures predicted for each proposal.")
         acquisition: Acquisition = Field(
             default=Acquisition.EXPECTED_IMPROVEMENT,
             description="What makes a candidate promising: ExpectedImprovement over the best, or a draw from its own "
