@@ -26,7 +26,7 @@ from archsearch import registry
 from archsearch.evaluate.table import Table
 from archsearch.protocol import TrialState
 from archsearch.spec.experiment import Budget, Goal, Objective
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.simulate import Answer, Simulation
 from archsearch_strategies.simulate.bench import mann_whitney
 

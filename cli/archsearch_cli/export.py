@@ -17,7 +17,8 @@ from archsearch.spec.experiment import ExperimentSpec
 from archsearch.store import Store, open_store, split_key
 from archsearch_cli.output import Format, emit
 from archsearch_cli.results import read_run
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.rows import Row
+from archsearch_strategies.driver.trials import TrialTable
 
 WEIGHTS_HINT = "retention.checkpoints says of how many of the best trials weights are kept"
 

@@ -10,7 +10,8 @@ from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ExperimentSpec
 from archsearch.store import Store, open_store
 from archsearch_cli.output import Format, emit
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.rows import Row
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.ledger import read_ledger
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from archsearch.protocol import Assignment, KeepWeights, StorageRef, TrialKind
 from archsearch.spec.experiment import NASExperiment
-from archsearch_strategies.driver.trials import CANDIDATES, Row, TrialTable
+from archsearch_strategies.driver.rows import CANDIDATES, Row
+from archsearch_strategies.driver.trials import TrialTable
 
 WITHOUT_WEIGHTS = (TrialKind.INHERIT, TrialKind.PROFILE, TrialKind.PROXY)  # an inherit trial's are the supernet's
 

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from archsearch.protocol import TrialKind, TrialState
 from archsearch.space import Architecture, Rng, SearchSpace
 from archsearch.space.errors import SpaceError
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.driver.run import trial_seed
-from archsearch_strategies.driver.trials import Row
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from archsearch.protocol import MetricPoint
-    from archsearch_strategies.driver.trials import Row
+    from archsearch_strategies.driver.rows import Row
 
 POINTS_KEPT = 1000  # of a trial
 NUMBERS_KEPT = 2**18  # architecture weights of all trials

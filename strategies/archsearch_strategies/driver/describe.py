@@ -16,7 +16,7 @@ from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ExperimentSpec
 from archsearch.spec.problems import Problem, SpecError
 from archsearch.store import KeyMissing, Store
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.strategy import Strategy
 
 SPACE_KEY = "space.json"

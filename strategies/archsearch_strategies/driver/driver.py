@@ -30,10 +30,11 @@ from archsearch_strategies.driver.finish import Finish, export_row
 from archsearch_strategies.driver.identity import check_identity, experiment_record
 from archsearch_strategies.driver.known import identity_parts, reuse_digest
 from archsearch_strategies.driver.metrics import DriverMetrics
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.driver.search import End, Search, may_reopen
 from archsearch_strategies.driver.session import Callbacks, Session, begin, patiently, writer_name
 from archsearch_strategies.driver.summary import SUMMARY_KEY, Summary, summarize
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.driver.warm import WarmStart
 from archsearch_strategies.launch.base import LaunchContext, Launcher
 from archsearch_strategies.lease.book import LEASE_SECONDS

@@ -10,10 +10,11 @@ from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ExperimentSpec
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.controls import Profile, equal_sized
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.driver.run import trial_seed
 from archsearch_strategies.driver.session import Session
 from archsearch_strategies.driver.summary import BEST_FOLDER
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.strategy import CHECKPOINT_OF, objective_values
 
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 
 from archsearch.protocol import TrialState
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.rows import Row
+from archsearch_strategies.driver.trials import TrialTable
 
 # What was measured of a machine differs between two runs that are otherwise the same.
 _MEASURED_ENDS = ("seconds", "Seconds")

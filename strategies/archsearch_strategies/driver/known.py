@@ -14,7 +14,7 @@ from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import ExperimentSpec
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.earlier import EarlierRun, absolute
-from archsearch_strategies.driver.trials import CANDIDATES, REUSABLE, Row
+from archsearch_strategies.driver.rows import CANDIDATES, REUSABLE, Row
 from archsearch_strategies.lease.judgement import judged
 
 _KINDS = frozenset({TrialKind.EVALUATE, TrialKind.SUPERNET, TrialKind.INHERIT, TrialKind.PROXY})

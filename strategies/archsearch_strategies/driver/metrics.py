@@ -5,7 +5,8 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from archsearch.protocol import TrialState
-from archsearch_strategies.driver.trials import FINISHED, Row, TrialTable
+from archsearch_strategies.driver.rows import FINISHED, Row
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.ledger.writer import LedgerStats
 
 _SECONDS = (0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600, 14400, 86400)

@@ -12,7 +12,7 @@ from archsearch.space import SearchSpace
 from archsearch.spec.experiment import Objective
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.earlier import EarlierRun
-from archsearch_strategies.driver.trials import CANDIDATES, Row
+from archsearch_strategies.driver.rows import CANDIDATES, Row
 from archsearch_strategies.strategy import PriorPoint
 
 POINTS_KEPT = 1000

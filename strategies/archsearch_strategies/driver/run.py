@@ -11,7 +11,8 @@ from archsearch.errors import NonDeterministic
 from archsearch.spec.base import JsonObject
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.prior import to_points
-from archsearch_strategies.driver.trials import COUNTED, Row, TrialTable
+from archsearch_strategies.driver.rows import COUNTED, Row
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.strategy import CHECKPOINT_OF, Compute, Execution, Json, Note, Result, Stage, Stop, Submit
 
 OutputRecord = r.Submitted | r.Staged | r.Noted | r.StopAsked

@@ -13,9 +13,11 @@ from archsearch.spec import reasons
 from archsearch.spec.experiment import Budget
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.journal import Journal
+from archsearch_strategies.driver.rows import SHARED, Row
 from archsearch_strategies.driver.run import DurableRun
-from archsearch_strategies.driver.trials import SHARED, Row, TrialTable
-from archsearch_strategies.lease.book import LeaseBook, cached, without_input
+from archsearch_strategies.driver.settled import cached, without_input
+from archsearch_strategies.driver.trials import TrialTable
+from archsearch_strategies.lease.book import LeaseBook
 from archsearch_strategies.strategy import CHECKPOINT_OF, Compute, Execution, StrategyError
 
 

@@ -18,7 +18,8 @@ from archsearch.store import Store
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.journal import Journal
 from archsearch_strategies.driver.retention import Retention
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.rows import Row
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.lease.book import BookSettings, LeaseBook
 from archsearch_strategies.ledger import Ledger
 from archsearch_strategies.strategy import Strategy

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from archsearch.protocol import TrialState
 from archsearch.spec.base import JsonObject
 from archsearch.spec.status import Alarm, BestTrial, SearchStatus, TrialCounts, Verdict, Waiting
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.rows import Row
+from archsearch_strategies.driver.trials import TrialTable
 
 BEST_SHOWN = 5
 PARETO_SHOWN = 20

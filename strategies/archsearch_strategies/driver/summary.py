@@ -11,7 +11,8 @@ from archsearch.protocol import TrialState
 from archsearch.spec.base import JsonObject, Model
 from archsearch.spec.experiment import NASExperiment
 from archsearch_strategies.driver.history import history_hash
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.rows import Row
+from archsearch_strategies.driver.trials import TrialTable
 
 SUMMARY_KEY = "summary.json"
 BEST_FOLDER = "best"

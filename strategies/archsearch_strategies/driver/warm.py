@@ -20,7 +20,8 @@ from archsearch_strategies.driver.earlier import (
 )
 from archsearch_strategies.driver.known import KnownResults, differences, reuse_digest
 from archsearch_strategies.driver.prior import prior_record
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.rows import Row
+from archsearch_strategies.driver.trials import TrialTable
 
 logger = logging.getLogger(__name__)
 

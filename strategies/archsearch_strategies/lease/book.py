@@ -20,7 +20,6 @@ from archsearch.protocol import (
     Outcome,
     ReportReply,
     ReportRequest,
-    Resources,
     ResultRequest,
     TrialState,
 )
@@ -28,11 +27,12 @@ from archsearch.spec.experiment import Constraint, Objective
 from archsearch.spec.pods import Retries
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.retry import delay_seconds, may_retry
-from archsearch_strategies.driver.trials import Lease, Row, TrialTable
+from archsearch_strategies.driver.rows import Lease, Row
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.launch.base import WorkerLost
 from archsearch_strategies.lease.groups import Groups
 from archsearch_strategies.lease.judgement import judged
-from archsearch_strategies.strategy import CHECKPOINT_OF
+from archsearch_strategies.lease.turns import Turns
 
 LEASE_SECONDS = 30.0
 REPORTS_PER_LEASE = 6  # so many reports may get lost before the lease is
@@ -113,7 +113,7 @@ class LeaseBook:
         self._groups = Groups(settings.nodes, settings.per_job, settings.lease_seconds, now)
         self._live: dict[Row, float] = {}  # leased rows and when their lease runs out
         self._controls: dict[str, Row] = {}  # leases of describe and export
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._turns = Turns(all_at_once=settings.nodes > 1)
         self._timers: set[asyncio.TimerHandle] = set()
         self.observe_wait: Callable[[float], None] = lambda seconds: None
         self.granted: Callable[[], None] = lambda: None
@@ -298,30 +298,18 @@ class LeaseBook:
             message = f"nothing was heard of worker {worker} for {self.settings.lease_seconds:.0f} s"
             self._end_attempt(row, Outcome(state=TrialState.PENDING, failure=FailureClass.PREEMPTED, message=message))
 
+    @property
+    def waiting(self) -> int:
+        """Workers that wait in `turn`."""
+        return len(self._turns)
+
     def wake(self, every: bool = False) -> None:
-        """Let one waiting worker (or every one) look again; where some wait for other trials than the rest, all."""
-        every = every or self.settings.nodes > 1
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                if not every:
-                    return
+        """Let one waiting worker (or every one) look again; of those that run trials together always every one."""
+        self._turns.wake(every)
 
     async def turn(self, seconds: float) -> None:
         """Wait until something may have come up, first come first served."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await asyncio.wait_for(asyncio.shield(waiter), seconds)
-        except TimeoutError:
-            pass
-        except asyncio.CancelledError:
-            if waiter.done():
-                self.wake()  # what woke this one is another's turn
-            raise
-        finally:
-            waiter.cancel()
+        await self._turns.wait(seconds)
 
     def end_search(self) -> None:
         """The search is over: its trials are not leased any more, and those that run are told to stop."""
@@ -445,41 +433,6 @@ class LeaseBook:
             )
         self._finished(row)
         self.wake()  # a place became free
-
-
-def cached(row: Row, source: Row, time: float) -> r.Result:
-    """The result of a trial whose identity is known: `source`'s, at no cost."""
-    return r.Result(
-        number=row.number or 0,
-        state=TrialState.INFEASIBLE if source.state is TrialState.INFEASIBLE else TrialState.CACHED,
-        metrics=dict(source.metrics),
-        message=source.message,
-        resources=Resources(),
-        artifacts=dict(source.artifacts),
-        payload=source.payload,
-        source=source.source or source.number,
-        source_uri=source.source_uri,
-        time=time,
-    )
-
-
-def without_input(row: Row, table: TrialTable, time: float) -> r.Result:
-    """The failure of a trial that shall begin with weights that are not in the store."""
-    number = row.params[CHECKPOINT_OF]
-    source = table.rows.get(number)
-    if source is None:
-        why = "there is no such trial"
-    elif source.weighted:
-        why = "they were deleted, since it is not among the best (a strategy that needs them sets reuses_weights)"
-    else:
-        why = f"it is {source.state.value} and has handed over none"
-    return r.Result(
-        number=row.number or 0,
-        state=TrialState.FAILED,
-        failure=FailureClass.USER_ERROR,
-        message=f"{CHECKPOINT_OF}: the trial is to begin with the weights of trial {number}, which are not kept: {why}",
-        time=time,
-    )
 
 
 def _of_search(row: Row) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from archsearch.protocol import FailureClass, Grant, LeaseRequest, Member, Outcome, TrialKind, TrialState
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 
 MARGIN_SECONDS = 2.0  # between two polls of a worker that waits
 CLARIFY_SECONDS = 10.0  # after a rank lost touch: until then another, or the launcher, may say why

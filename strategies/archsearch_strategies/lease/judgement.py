@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from archsearch.protocol import FailureClass, Outcome, TrialKind, TrialState
 from archsearch.spec.experiment import Constraint, Objective
-from archsearch_strategies.driver.trials import CANDIDATES, Row
+from archsearch_strategies.driver.rows import CANDIDATES, Row
 
 
 def judged(row: Row, outcome: Outcome, objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Outcome:

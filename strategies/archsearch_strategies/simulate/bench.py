@@ -16,7 +16,7 @@ from archsearch.space import SearchSpace
 from archsearch.spec import reasons
 from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import Budget, Goal, Objective
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.making import named_strategy
 from archsearch_strategies.simulate.simulation import Simulation
 from archsearch_strategies.simulate.tabular import table_answers

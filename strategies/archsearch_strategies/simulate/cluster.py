@@ -8,7 +8,7 @@ from typing import Any
 
 from archsearch.protocol import FailureClass, TrialState
 from archsearch.space import Rng
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 
 
 @dataclass(frozen=True)

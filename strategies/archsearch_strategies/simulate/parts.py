@@ -11,8 +11,9 @@ from archsearch.errors import ArchsearchError
 from archsearch.protocol import Assignment
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.journal import Journal
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.driver.search import Search
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.lease.book import BookSettings, LeaseBook
 from archsearch_strategies.strategy import StrategyError
 

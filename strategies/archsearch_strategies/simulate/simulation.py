@@ -27,8 +27,9 @@ from archsearch.space import SearchSpace
 from archsearch.spec.experiment import Budget, EvaluatorSpec, ModelSpace, Objective, StoppingSpec, ZooSpace
 from archsearch.spec.pods import Retries
 from archsearch_strategies.driver import records as r
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.driver.search import End, Search
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.launch.base import WorkerLost
 from archsearch_strategies.lease.book import BookSettings
 from archsearch_strategies.simulate.cluster import Answer, Answers, Cluster, Fate, Point, fate

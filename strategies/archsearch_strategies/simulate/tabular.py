@@ -13,7 +13,7 @@ from archsearch.spec.experiment import NASExperiment
 from archsearch.spec.problems import SpecError
 from archsearch.trial.context import Infeasible
 from archsearch_strategies.checks import check_experiment
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.making import make_strategy
 from archsearch_strategies.simulate.cluster import Answer, Answers, Cluster, Point
 from archsearch_strategies.simulate.simulation import Simulated, Simulation

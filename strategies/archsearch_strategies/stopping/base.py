@@ -12,7 +12,7 @@ from pydantic import Field
 from archsearch.protocol import MetricPoint, TrialKind
 from archsearch.spec.base import Model
 from archsearch.spec.experiment import Objective
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.strategy import CHECKPOINT_OF, objective_values
 
 POINTS_KEPT = 4096  # of a curve

@@ -21,7 +21,8 @@ from archsearch.protocol import (
 from archsearch.spec.experiment import EvaluatorSpec, ModelSpace, Objective, ZooSpace
 from archsearch.spec.pods import Retries
 from archsearch_strategies.driver import records as r
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.rows import Row
+from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.launch.base import WorkerLost
 from archsearch_strategies.lease.book import BookSettings, LeaseBook, LeaseLost
 

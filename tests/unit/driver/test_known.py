@@ -11,7 +11,8 @@ from archsearch.spec.experiment import ExperimentSpec
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.earlier import EarlierRun
 from archsearch_strategies.driver.known import KnownResults, differences, identity_parts, reuse_digest
-from archsearch_strategies.driver.trials import Row, TrialTable
+from archsearch_strategies.driver.rows import Row
+from archsearch_strategies.driver.trials import TrialTable
 from tests.support import fake_worker as fake
 
 ORIGIN: dict[str, Any] = {"code": "c0de", "data": {"digits": "da7a"}}

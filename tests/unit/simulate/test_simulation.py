@@ -16,7 +16,7 @@ from archsearch.spec.pods import Retries
 from archsearch_strategies.algorithms.random import RandomSearch
 from archsearch_strategies.algorithms.regularized_evolution import RegularizedEvolution
 from archsearch_strategies.driver import records as r
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.simulate import Answer, Cluster, Point, Simulation, Stalled
 from archsearch_strategies.simulate.simulation import STOPPED
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig

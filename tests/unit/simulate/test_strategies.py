@@ -13,7 +13,7 @@ from archsearch.space.choices import Categorical
 from archsearch.spec import reasons
 from archsearch.spec.experiment import Budget, Objective, StoppingName, StoppingSpec
 from archsearch_strategies.driver import records as r
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.making import named_strategy
 from archsearch_strategies.simulate import Answer, Cluster, Point, Simulation
 

@@ -10,7 +10,7 @@ import pytest
 from archsearch.protocol import MetricPoint, TrialKind, TrialState
 from archsearch.space import Rng
 from archsearch.spec.experiment import Goal, Objective, StoppingName, StoppingSpec
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.stopping import StoppingRule, make_rule
 from archsearch_strategies.stopping.base import POINTS_KEPT, Curve
 

@@ -16,7 +16,7 @@ from archsearch.space.choices import Categorical
 from archsearch.spec.experiment import Budget, Objective
 from archsearch_strategies.algorithms.correlation import rank_correlation
 from archsearch_strategies.driver import records as r
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.making import named_strategy
 from archsearch_strategies.simulate import Answer, Cluster, Simulation
 

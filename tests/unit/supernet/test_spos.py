@@ -28,7 +28,7 @@ from archsearch.supernet.paths import PathCosts
 from archsearch.trial.context import Infeasible, TrialContext
 from archsearch_strategies.algorithms.spos import Spos, SposConfig, SposTrainer
 from archsearch_strategies.driver import records as r
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.simulate import Answer, Simulation
 from archsearch_strategies.strategy import StrategyError
 
