@@ -214,8 +214,8 @@ async def test_a_worker_that_dies_while_it_waits_gets_no_trial(tmp_path: Path, c
         async with fake.Client(here.driver.url, "t" * 32) as doomed:
             waits = [asyncio.create_task(doomed.lease(20.0)) for _ in range(count)]
             book = here.driver.session.book
-            await until(lambda: len(book._waiters) == count)
+            await until(lambda: book.waiting == count)
         await asyncio.gather(*waits, return_exceptions=True)
-        await until(lambda: all(waiter.done() for waiter in book._waiters))
+        await until(lambda: book.waiting == 0)
         _, reply = await here.client.result(grant, GOOD, here.client.asking(20.0))
         assert reply["next"]["grant"]["assignment"]["number"] == 2
