@@ -70,7 +70,7 @@ class GdasTrainer(DifferentiableTrainer[GdasConfig]):
         mixtures = {}
         for name in self.alphas.choices:
             chosen, weight = drawn(self.alphas.masked(name), self.temperature(), generator)
-            mixtures[name] = Mixture((chosen,), weight)
+            mixtures[name] = Mixture((chosen,), weight if weight.requires_grad else None)  # a factor of 1
         self.supernet.mix(mixtures)
 
     def end_epoch(self, epoch: int) -> Epoch:
