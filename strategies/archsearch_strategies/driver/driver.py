@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import archsearch
 from archsearch import registry
 from archsearch.errors import ArchsearchError, Fenced, NonDeterministic, StoreUnavailable, UserError
-from archsearch.protocol import Assignment, StorageRef, TrialKind
+from archsearch.protocol import Assignment, StorageRef
 from archsearch.space import SearchSpace
 from archsearch.spec import reasons
 from archsearch.spec.experiment import ExperimentSpec, NASExperiment
@@ -30,6 +30,7 @@ from archsearch_strategies.driver.finish import Finish, export_row
 from archsearch_strategies.driver.identity import check_identity, experiment_record
 from archsearch_strategies.driver.known import identity_parts, reuse_digest
 from archsearch_strategies.driver.metrics import DriverMetrics
+from archsearch_strategies.driver.pulse import FinalState, Halt, Pulse
 from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.driver.search import End, Search, may_reopen
 from archsearch_strategies.driver.session import Callbacks, Session, begin, patiently, writer_name
@@ -47,16 +48,8 @@ from archsearch_strategies.strategy import Execution, Strategy, StrategyError, s
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-FinalState = Literal["Succeeded", "Failed", "Suspended", "Stopped"]
 
-TICK_SECONDS = 1.0
 FAILED_REASONS = (reasons.TOO_MANY_FAILED_TRIALS,)
-
-
-class _Halt(Exception):
-    def __init__(self, state: FinalState, message: str) -> None:
-        self.state: FinalState = state
-        super().__init__(message)
 
 
 class Driver:
@@ -115,20 +108,26 @@ class Driver:
             path_style=spec.storage.path_style,
         )
         self._ephemeral = bool(getattr(launcher, "ephemeral", False))
-        self._until_suspended = until_suspended
         self._store_patience = store_patience
         self._earlier = WarmStart(spec, open_earlier or self._open_store, store.uri)
         self._lease_seconds = lease_seconds
         self._wall = wall
-        self._changed = asyncio.Event()
-        self._stop_asked = False
         self._context: LaunchContext | None = None
         self._opened: Session | None = None
         self._search: Search | None = None
         self._space: SearchSpace | None = None
-        self._controls: set[Row] = set()  # describe, profile and export, while they are wanted
         self._failure: ArchsearchError | None = None  # the ledger's
-        self._crew = Crew(self._server, self.bulletin, self._notice)
+        self._pulse = Pulse(
+            self.table,
+            launcher,
+            self.bulletin,
+            spec=lambda: self.spec,
+            session=lambda: self.session,
+            failure=self._broken,
+            until_suspended=until_suspended,
+            wall=wall,
+        )
+        self._crew = Crew(self._server, self.bulletin, self._pulse.notice)
 
     @property
     def spec(self) -> ExperimentSpec:
@@ -161,12 +160,12 @@ class Driver:
             self._search.facts(self.spec.parallel_trials)
         if self._opened is not None:
             self._opened.retention.keep = self.spec.retention.checkpoints
-        self._notice()
+        self._pulse.notice()
 
     def request_stop(self) -> None:
         """Leave in order: `run` returns a summary with state Stopped, and the next driver goes on."""
-        self._stop_asked = True
-        self._notice()
+        self._pulse.stop_asked = True
+        self._pulse.notice()
 
     def status(self) -> SearchStatus:
         """The status now; bounded."""
@@ -203,7 +202,7 @@ class Driver:
                 await self._find(space)
             await self._finish(space)
             return await self._conclude()
-        except _Halt as halt:
+        except Halt as halt:
             return self._final(halt.state, reasons.SUSPENDED if halt.state == "Suspended" else "Stopped", str(halt))
         except UserError as error:
             self.bulletin.judge(Verdict(accepted=False))
@@ -234,7 +233,7 @@ class Driver:
         await self.launcher.start(self._context)
         if not self.spec.suspend:
             self.launcher.ensure(1)
-        self._tell()
+        self._pulse.tell()
         session = self._opened = self.bulletin.session = await self._open()
         session.book.rule = rule
         self._context.epoch = session.ledger.epoch
@@ -256,10 +255,10 @@ class Driver:
 
         def waiting(error: StoreUnavailable) -> None:
             self.bulletin.wait_for(Waiting(reason=reasons.STORE_UNAVAILABLE, message=str(error)[:4096]))
-            self._tell()
+            self._pulse.tell()
 
         found = await patiently(
-            action, patience=self._store_patience, waiting=waiting, stopped=lambda: self._stop_asked
+            action, patience=self._store_patience, waiting=waiting, stopped=lambda: self._pulse.stop_asked
         )
         self.bulletin.wait_for(None)
         return found
@@ -281,7 +280,7 @@ class Driver:
 
     async def _accept(self) -> SearchSpace:
         """The search space, and the last checks that need it."""
-        space, origin = await find_space(self.store, self.spec, self.table.space, self._control)
+        space, origin = await find_space(self.store, self.spec, self.table.space, self._pulse.control)
         self._space = space
         identity = identity_parts(self.spec, space.digest, origin)
         self._earlier.check(self.table, space, identity, needs_weights=self._strategy_class().reuses_weights)
@@ -295,7 +294,7 @@ class Driver:
             )
             self._write(record)
         self.bulletin.judge(Verdict(accepted=True, state="Running", reason=reasons.SEARCHING))
-        self._notice()
+        self._pulse.notice()
         return space
 
     async def _find(self, space: SearchSpace) -> None:
@@ -309,9 +308,10 @@ class Driver:
             seed=self.spec.seed,
             budget=self.spec.budget,
             wall=self._wall,
-            changed=self._notice,
+            changed=self._pulse.notice,
             known=self._earlier.result,
         )
+        self._pulse.searching = True
         self.bulletin.search_begins()
         try:
             search.begin(
@@ -328,12 +328,12 @@ class Driver:
                 end = search.end(self._wall())
                 return end is not None
 
-            await self._until(over)
+            await self._pulse.until(over)
             if end is not None:
                 self._write(r.Ended(reason=end.reason, message=end.message, time=self._wall()))
             session.book.end_search()
         finally:
-            self._search = None
+            self._search, self._pulse.searching = None, False
             await search.close()
 
     async def _finish(self, space: SearchSpace) -> None:
@@ -346,16 +346,16 @@ class Driver:
             self.spec,
             self.table,
             self.session,
-            self._until,
+            self._pulse.until,
             self._wall,
             space=space,
-            profile=self._control_all,
+            profile=self._pulse.control_all,
         )
         strategy = self._strategy()
         chosen = await finish.retrain(strategy.retrains, strategy.controls, workers_died=self._ephemeral)
         if chosen is None or finish.is_exported(chosen):
             return
-        finish.exported(chosen, await self._control(await self._earlier.exportable(export_row(chosen))))
+        finish.exported(chosen, await self._pulse.control(await self._earlier.exportable(export_row(chosen))))
 
     async def _conclude(self) -> Summary:
         ended, exported = self.table.ended, self.table.exported
@@ -399,102 +399,25 @@ class Driver:
         if session is not None:
             goes_on = self.table.ended is None and self.table.experiment is not None
             await session.close(r.Closed(time=self._wall()) if goes_on else None)
-        self._tell(last=True)
+        self._pulse.tell(last=True)
 
-    # --- waiting and ticking
+    # --- what others call
 
-    async def _control(self, row: Row) -> Row:
-        """Have a worker do what has no number, and wait for it."""
-        await self._control_all([row])
-        return row
-
-    async def _control_all(self, rows: list[Row]) -> None:
-        self._controls.update(rows)
-        for row in rows:
-            self.session.book.offer(row)
-        try:
-            await self._until(lambda: all(row.finished for row in rows))
-        finally:
-            self._controls.difference_update(rows)
-
-    async def _until(self, done: Callable[[], bool]) -> None:
-        """Keep everything going until `done`, looked at after each change and once a second.
-
-        Raises:
-            _Halt: asked to stop, or suspended.
-        """
-        expired_at = 0.0
-        while True:
-            self._changed.clear()
-            for failure in (self._failure, self._crew.failure):
-                if failure is not None:
-                    raise failure
-            if self._search is not None and self._search.error is not None:
-                raise self._search.error
-            if self._stop_asked:
-                raise _Halt("Stopped", "stopped; the same command goes on")
-            self._follow_suspend()
-            if not self.table.suspended and done():
-                return
-            now = time.monotonic()
-            if now - expired_at >= TICK_SECONDS:
-                expired_at = now
-                self.session.book.expire()
-            self.launcher.ensure(*self._wanted())
-            self._tell()
-            try:
-                await asyncio.wait_for(self._changed.wait(), TICK_SECONDS)
-            except TimeoutError:
-                self.bulletin.changed = True
-
-    def _wanted(self) -> tuple[int, ...]:
-        """Workers that have something to do; after them groups of workers, where trials run in several pods."""
-        if self.spec.suspend:
-            return (0,)
-        parallel, unfinished = self.spec.parallel_trials, self.table.unfinished
-        if self._search is None:
-            again = sum(not row.finished for row in self.table.retraining)
-            waiting = sum(not row.finished for row in self._controls)
-            return (min(parallel, waiting + again),)
-        if self.spec.trials.nodes == 1:
-            return (min(parallel, unfinished),)
-        joint = sum(row.kind is TrialKind.SUPERNET and not row.finished for row in self.table.rows.values())
-        return min(parallel, unfinished - joint), min(parallel, joint)
-
-    def _follow_suspend(self) -> None:
-        book, suspend = self.session.book, self.spec.suspend
-        if suspend != self.table.suspended:
-            self._write((r.Suspended if suspend else r.Resumed)(time=self._wall()))
-            book.wake(every=True)
-            state, reason = ("Suspended", reasons.SUSPENDED) if suspend else ("Running", reasons.SEARCHING)
-            verdict = Verdict.model_validate(
-                {"accepted": self.bulletin.verdict.accepted, "state": state, "reason": reason}
-            )
-            self.bulletin.judge(verdict)
-        book.paused = suspend
-        if suspend and self._until_suspended and book.live == 0:
-            raise _Halt("Suspended", "spec.suspend is true; set it to false and run again to go on")
+    def _broken(self) -> ArchsearchError | None:
+        """What the run cannot go on after."""
+        of_search = self._search.error if self._search is not None else None
+        return self._failure or self._crew.failure or of_search
 
     async def _watch_ledger(self, ledger: Ledger) -> None:
         self._failure = await ledger.failed()
-        self._notice()
-
-    def _notice(self) -> None:
-        self.bulletin.changed = True
-        self._changed.set()
-
-    def _tell(self, last: bool = False) -> None:
-        self.bulletin.max_trials = self.spec.budget.max_trials
-        self.bulletin.tell(self.launcher.alive(), last=last)
-
-    # --- what others call
+        self._pulse.notice()
 
     def _write(self, record: r.Record) -> None:
         self.session.journal.write(record)
 
     def _row_finished(self, row: Row) -> None:
         if row.number is None:
-            self._notice()
+            self._pulse.notice()
             return
         self.metrics.finished(row)
         if self._search is not None:
