@@ -14,7 +14,7 @@ from archsearch.spec.base import JsonObject
 from archsearch.spec.experiment import NASExperiment
 from archsearch.spec.pods import PodTemplate
 from archsearch.spec.problems import Problem
-from archsearch.store import Credentials, Store, open_store
+from archsearch.store import Credentials, Store, open_at
 from archsearch_cli.images import ImageName, in_registry
 from archsearch_cli.output import note
 from archsearch_strategies.driver.earlier import read_run
@@ -61,13 +61,7 @@ def _check_storage(experiment: NASExperiment, credentials: Credentials | None) -
     storage = experiment.spec.storage
 
     def opened(uri: str) -> Store:
-        return open_store(
-            uri,
-            endpoint=storage.endpoint,
-            region=storage.region,
-            path_style=storage.path_style,
-            credentials=credentials,
-        )
+        return open_at(storage, uri, credentials=credentials)
 
     try:
         if storage.uri:

@@ -265,10 +265,10 @@ def _check_storage(storage: Storage) -> Iterator[Problem]:
             message = "has an endpoint but no uri"
             yield Problem("spec.storage", message, remedy="give uri: s3://bucket/prefix, or leave the endpoint out")
         return
-    from archsearch.store import open_store
+    from archsearch.store import open_at
 
     try:
-        open_store(storage.uri, endpoint=storage.endpoint, region=storage.region)
+        open_at(storage, storage.uri)
     except UserError as error:
         field = "endpoint" if "endpoint" in str(error) else "uri"
         yield Problem(f"spec.storage.{field}", str(error))
@@ -303,9 +303,9 @@ def missing_runs(experiment: NASExperiment) -> list[Problem]:
 
 
 def _opened(run: WarmStart, storage: Storage) -> Store:
-    from archsearch.store import open_store
+    from archsearch.store import open_at
 
-    return open_store(run.uri, endpoint=storage.endpoint, region=storage.region)
+    return open_at(storage, run.uri)
 
 
 def _check_retention(retention: Retention) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ from archsearch.spec.load import parse_experiment
 from archsearch.spec.problems import SpecError
 from archsearch.spec.status import SearchStatus, Verdict
 from archsearch.spec.wiring import DriverSettings, run_uri
-from archsearch.store import Credentials, Store, open_store
+from archsearch.store import Credentials, Store, open_at
 from archsearch_strategies.driver.driver import Driver
 from archsearch_strategies.driver.publish import StatusPublisher
 from archsearch_strategies.driver.status import timestamp
@@ -80,14 +80,8 @@ def open_other_store(settings: DriverSettings, uri: str, *, secrets: Path, ca_bu
     if storage.secret_name and credentials is None:
         keys = " and ".join(names.STORAGE_SECRET_KEYS[:2])
         raise UserError(f"spec.storage.secretName: the Secret {storage.secret_name!r} holds no {keys}; add them")
-    return open_store(
-        uri,
-        endpoint=storage.endpoint,
-        region=storage.region,
-        path_style=storage.path_style,
-        credentials=credentials,
-        ca_bundle=str(ca_bundle / "ca.crt") if storage.ca_config_map_name else "",
-    )
+    bundle = str(ca_bundle / "ca.crt") if storage.ca_config_map_name else ""
+    return open_at(storage, uri, credentials=credentials, ca_bundle=bundle)
 
 
 def read_token(directory: Path) -> str:

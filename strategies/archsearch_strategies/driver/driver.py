@@ -18,7 +18,7 @@ from archsearch.spec import reasons
 from archsearch.spec.experiment import ExperimentSpec, NASExperiment
 from archsearch.spec.problems import SpecError
 from archsearch.spec.status import SearchStatus, Verdict, Waiting
-from archsearch.store import Store, open_store
+from archsearch.store import Store, open_at
 from archsearch_strategies.checks import check_experiment
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.assign import assignment
@@ -109,7 +109,7 @@ class Driver:
         )
         self._ephemeral = bool(getattr(launcher, "ephemeral", False))
         self._store_patience = store_patience
-        self._earlier = WarmStart(spec, open_earlier or self._open_store, store.uri)
+        self._earlier = WarmStart(spec, open_earlier or (lambda uri: open_at(spec.storage, uri)), store.uri)
         self._lease_seconds = lease_seconds
         self._wall = wall
         self._context: LaunchContext | None = None
@@ -423,10 +423,6 @@ class Driver:
         if self._search is not None:
             self._search.row_finished(row)
         self.session.retention.look()
-
-    def _open_store(self, uri: str) -> Store:
-        where = self.spec.storage
-        return open_store(uri, endpoint=where.endpoint, region=where.region, path_style=where.path_style)
 
     def _strategy_class(self) -> type[Strategy[Any]]:
         found: type[Strategy[Any]] = registry.find("archsearch.strategies", self.spec.strategy.name)

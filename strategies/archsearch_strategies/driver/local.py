@@ -10,7 +10,7 @@ from typing import Any
 
 from archsearch.errors import UserError
 from archsearch.spec.experiment import NASExperiment
-from archsearch.store import Credentials, Store, open_store
+from archsearch.store import Credentials, Store, open_at
 from archsearch_strategies.driver.bulletin import Listener
 from archsearch_strategies.driver.driver import Driver
 from archsearch_strategies.driver.summary import Summary
@@ -88,15 +88,7 @@ async def run_local(
 
 
 def _store(experiment: NASExperiment, uri: str, credentials: Credentials | None, ca_bundle: str) -> Store:
-    storage = experiment.spec.storage
-    return open_store(
-        uri,
-        endpoint=storage.endpoint,
-        region=storage.region,
-        path_style=storage.path_style,
-        credentials=credentials,
-        ca_bundle=ca_bundle,
-    )
+    return open_at(experiment.spec.storage, uri, credentials=credentials, ca_bundle=ca_bundle)
 
 
 def _log_dir(uri: str) -> Path | None:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from archsearch.store.base import Credentials, KeyMissing, ObjectInfo, Store
-from archsearch.store.location import open_store, split_key
+from archsearch.store.location import open_at, open_store, split_key
 
-__all__ = ["Credentials", "KeyMissing", "ObjectInfo", "Store", "open_store", "split_key"]
+__all__ = ["Credentials", "KeyMissing", "ObjectInfo", "Store", "open_at", "open_store", "split_key"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from archsearch.errors import UserError
@@ -62,6 +63,29 @@ def open_store(
         ca_bundle=ca_bundle,
     )
     return S3Store(connection, prefix)
+
+
+class Service(Protocol):
+    """What a manifest's `storage` and an assignment's say of the service that holds a store."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def region(self) -> str: ...
+    @property
+    def path_style(self) -> bool: ...
+
+
+def open_at(service: Service, uri: str, *, credentials: Credentials | None = None, ca_bundle: str = "") -> Store:
+    """The store at `uri` in a manifest's service. Arguments and errors as `open_store`."""
+    return open_store(
+        uri,
+        endpoint=service.endpoint,
+        region=service.region,
+        path_style=service.path_style,
+        credentials=credentials,
+        ca_bundle=ca_bundle,
+    )
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from typing import TypeVar
 from archsearch.errors import StoreError, StoreUnavailable, UserError
 from archsearch.protocol import LOG_TAIL_BYTES, Assignment, Fence, StorageRef
 from archsearch.spec.names import STORAGE_SECRET_KEYS
-from archsearch.store import Credentials, Store, open_store, split_key
+from archsearch.store import Credentials, Store, open_at, split_key
 from archsearch.store.checkpoint import newest_checkpoint, prune_checkpoints, upload_directory
 from archsearch.worker.inputs import InputCache
 from archsearch.worker.metrics import WorkerMetrics
@@ -52,14 +52,8 @@ class Stores:
         found = self._open.get(ref.model_dump_json())
         if found is None:
             access, secret, token = (self._secrets.storage.get(name, "") for name in STORAGE_SECRET_KEYS)
-            found = open_store(
-                ref.uri,
-                endpoint=ref.endpoint,
-                region=ref.region,
-                path_style=ref.path_style,
-                credentials=Credentials(access, secret, token) if access or secret else None,
-                ca_bundle=self._secrets.ca_bundle,
-            )
+            keys = Credentials(access, secret, token) if access or secret else None
+            found = open_at(ref, ref.uri, credentials=keys, ca_bundle=self._secrets.ca_bundle)
             self._open[ref.model_dump_json()] = found
         return found
 
