@@ -19,6 +19,7 @@ from archsearch_strategies.strategy import Run, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from archsearch.supernet.costs import Penalties
     from archsearch.supernet.network import Supernet
     from archsearch.supernet.parameters import ArchitectureParameters
     from archsearch.supernet.workbench import Batch
@@ -69,9 +70,37 @@ class DifferentiableConfig(OneShotConfig):
 
 
 C = TypeVar("C", bound=DifferentiableConfig)
+P = TypeVar("P", bound=OneShotConfig)
 
 
-class DifferentiableTrainer(SupernetTrainer[C]):
+class ParameterTrainer(SupernetTrainer[P]):
+    """What trainers that learn architecture parameters have in common, once `build` has made these three."""
+
+    supernet: Supernet
+    alphas: ArchitectureParameters
+    penalties: Penalties
+
+    def finish(self) -> list[Found]:
+        return [Found(self._derived(self.alphas.history()))]
+
+    def _derived(self, history: dict[str, list[float]]) -> dict[str, Any]:
+        from archsearch.supernet.parameters import derive
+
+        return dict(derive(self.supernet.space, history))
+
+    def _path_epoch(self) -> Epoch:
+        """The epoch as the single path does that would be found now."""
+        from archsearch.supernet.norms import batch_statistics
+
+        history = self.alphas.history()
+        derived = self._derived(history)
+        expected = self.penalties.expectations(self.alphas.probabilities())
+        with self.supernet.following(derived), batch_statistics(self.supernet.model):
+            metrics = {**self.bench.validate(self.supernet.model), **expected}
+        return Epoch(metrics, history, derived)
+
+
+class DifferentiableTrainer(ParameterTrainer[C]):
     """An architecture step on held-out examples before each weight step (Liu et al. 2019, algorithm 1).
 
     Subclasses change the network (`make_supernet`), the parameters (`make_parameters`), what a forward pass mixes
@@ -195,14 +224,6 @@ class DifferentiableTrainer(SupernetTrainer[C]):
         history = self.alphas.history()
         expected = self.penalties.expectations(self.alphas.probabilities())
         return Epoch({**self.bench.validate(self.supernet.model), **expected}, history, self._derived(history))
-
-    def finish(self) -> list[Found]:
-        return [Found(self._derived(self.alphas.history()))]
-
-    def _derived(self, history: dict[str, list[float]]) -> dict[str, Any]:
-        from archsearch.supernet.parameters import derive
-
-        return dict(derive(self.supernet.space, history))
 
 
 class Differentiable(OneShot[C]):

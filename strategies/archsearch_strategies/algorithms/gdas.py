@@ -74,14 +74,7 @@ class GdasTrainer(DifferentiableTrainer[GdasConfig]):
         self.supernet.mix(mixtures)
 
     def end_epoch(self, epoch: int) -> Epoch:
-        from archsearch.supernet.norms import batch_statistics
-
-        history = self.alphas.history()
-        derived = self._derived(history)
-        expected = self.penalties.expectations(self.alphas.probabilities())
-        with self.supernet.following(derived), batch_statistics(self.supernet.model):
-            metrics = {**self.bench.validate(self.supernet.model), **expected}
-        return Epoch(metrics, history, derived)
+        return self._path_epoch()
 
 
 def drawn(logits: Tensor, temperature: float, generator: object) -> tuple[int, Tensor]:

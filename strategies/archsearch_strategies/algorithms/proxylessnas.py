@@ -10,7 +10,8 @@ from pydantic import Field
 from archsearch.evaluate.options import Fraction, Rate
 from archsearch.space import SearchSpace
 from archsearch.supernet.options import again
-from archsearch.supernet.trainer import Epoch, Found, SupernetTrainer
+from archsearch.supernet.trainer import Epoch
+from archsearch_strategies.algorithms.differentiable import ParameterTrainer
 from archsearch_strategies.algorithms.oneshot import OneShot, OneShotConfig
 from archsearch_strategies.strategy import StrategyConfig
 
@@ -73,7 +74,7 @@ class Baseline:
         self.value = state.get("value")
 
 
-class ProxylessNASTrainer(SupernetTrainer[ProxylessNASConfig]):
+class ProxylessNASTrainer(ParameterTrainer[ProxylessNASConfig]):
     """Weights and gates in turn (Cai et al. 2019, sections 3.1 to 3.3)."""
 
     Config: ClassVar[type[ProxylessNASConfig]] = ProxylessNASConfig
@@ -232,22 +233,7 @@ class ProxylessNASTrainer(SupernetTrainer[ProxylessNASConfig]):
         return found
 
     def end_epoch(self, epoch: int) -> Epoch:
-        from archsearch.supernet.norms import batch_statistics
-
-        history = self.alphas.history()
-        derived = self._derived(history)
-        expected = self.penalties.expectations(self.alphas.probabilities())
-        with self.supernet.following(derived), batch_statistics(self.supernet.model):
-            metrics = {**self.bench.validate(self.supernet.model), **expected}
-        return Epoch(metrics, history, derived)
-
-    def finish(self) -> list[Found]:
-        return [Found(self._derived(self.alphas.history()))]
-
-    def _derived(self, history: dict[str, list[float]]) -> dict[str, Any]:
-        from archsearch.supernet.parameters import derive
-
-        return dict(derive(self.supernet.space, history))
+        return self._path_epoch()
 
 
 def gate_gradient(logits: Tensor, gates: Tensor) -> Tensor:
