@@ -247,7 +247,7 @@ def test_waiting_for_nothing_is_told() -> None:
             run.parallelism = 0
             async for _ in run.steady(lambda: None):
                 pass
-            from archsearch_strategies.strategy import _pause
+            from archsearch_strategies.strategy.run import _pause
 
             await _pause()
 
