@@ -133,16 +133,11 @@ class TrialTable:
         self.facts = record
 
     def _submitted(self, record: r.Submitted) -> None:
-        row = Row(
-            record.number, record.kind, record.architecture, record.hash, record.params, record.replicate, record.seed
-        )
-        self._enter(row)
+        self._enter(_row(record))
         self.counted += record.kind in COUNTED
 
     def _added(self, record: r.Added) -> None:
-        row = Row(
-            record.number, record.kind, record.architecture, record.hash, record.params, record.replicate, record.seed
-        )
+        row = _row(record)
         row.added, row.source, row.control = True, record.of, record.control
         self._enter(row)
         self.added[record.number] = row
@@ -304,6 +299,12 @@ class TrialTable:
 
     def _close(self, record: r.Closed) -> None:
         self._pause(record.time)
+
+
+def _row(record: r.Submitted | r.Added) -> Row:
+    return Row(
+        record.number, record.kind, record.architecture, record.hash, record.params, record.replicate, record.seed
+    )
 
 
 def _stands_before(row: Row, other: Row) -> bool:
