@@ -204,9 +204,9 @@ def test_exhausted_memory_and_infeasibility_are_no_mistakes_of_the_user(make_con
         described(make_context, model_space={"python": {"class": "their_space:Never"}})
 
 
-def test_kinds_of_later_versions_are_named(make_context: MakeContext) -> None:
-    with pytest.raises(UserError, match="no trials of the kind 'supernet', only describe, evaluate, export"):
-        run_kind(make_context(kind="supernet"))
+def test_an_unknown_supernet_trainer_lists_the_known(make_context: MakeContext) -> None:
+    with pytest.raises(UserError, match=r"no supernet trainer is named 'dartz'; known here: .*darts, "):
+        run_kind(make_context(kind="supernet", params={"trainer": "dartz"}))
 
 
 def test_an_unknown_evaluator_lists_the_known(make_context: MakeContext) -> None:
