@@ -29,7 +29,7 @@ from archsearch.protocol import TrialState
 from archsearch.space import Architecture, SearchSpace
 from archsearch.space.choices import Categorical
 from archsearch.spec.experiment import Budget, Objective
-from archsearch_strategies.driver.trials import Row
+from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.simulate import Answer, Simulation
 from archsearch_strategies.strategy import Compute, Execution, Result, Submit, strategy_run
 

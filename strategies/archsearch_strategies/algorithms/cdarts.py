@@ -101,7 +101,7 @@ class CdartsTrainer(DifferentiableTrainer[CdartsConfig]):
             return self.evaluation_step()
         if phase == "joint":
             self.joint_step(self.bench.architecture_batch(), self.penalty_at(epoch))
-        self.supernet.model.train()
+        self.supernet.train()
         with torch.no_grad():  # the architecture stays as it is
             self.follow()
         loss = self.bench.loss(self.supernet.model, self.bench.weight_batch())
@@ -118,7 +118,7 @@ class CdartsTrainer(DifferentiableTrainer[CdartsConfig]):
     def discretise(self) -> None:
         """Have E take the likeliest architecture."""
         self.evaluation.take(self._derived(self.alphas.history()))
-        self.evaluation.model.train()
+        self.evaluation.train()
 
     def joint_step(self, batch: Batch, penalty: float) -> None:
         """Step E's weights and the architecture parameters; S's weights stay."""
@@ -128,7 +128,7 @@ class CdartsTrainer(DifferentiableTrainer[CdartsConfig]):
         from archsearch.supernet.weights import without_gradients
 
         self.discretise()
-        self.supernet.model.train()
+        self.supernet.train()
         self.follow()
         with without_gradients(self.weights.parameters), frozen_statistics(self.supernet.model):
             loss = self.joint_loss(batch, penalty)

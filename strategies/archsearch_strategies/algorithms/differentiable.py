@@ -170,7 +170,7 @@ class DifferentiableTrainer(ParameterTrainer[C]):
     def step(self, epoch: int, step: int) -> Tensor:
         import torch
 
-        self.supernet.model.train()
+        self.supernet.train()
         if epoch >= self.config.warmup_epochs:
             self.architecture_step(self.bench.architecture_batch())
         with torch.no_grad():  # the architecture stays as it is

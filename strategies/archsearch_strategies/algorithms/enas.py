@@ -99,7 +99,7 @@ class EnasTrainer(SupernetTrainer[EnasConfig]):
         with torch.no_grad():
             proposal = self.controller.propose(self.bench.generator(_PATH, self.bench.done))
         self.supernet.take(proposal.architecture)
-        self.supernet.model.train()
+        self.supernet.train()
         loss = self.bench.loss(self.supernet.model, self.bench.weight_batch())
         self.weights.step(loss, self.bench.done)
         return loss

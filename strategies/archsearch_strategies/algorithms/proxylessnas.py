@@ -118,7 +118,7 @@ class ProxylessNASTrainer(ParameterTrainer[ProxylessNASConfig]):
     def step(self, epoch: int, step: int) -> Tensor:
         bench, config = self.bench, self.config
         warm = epoch < config.warmup_epochs
-        self.supernet.model.train()
+        self.supernet.train()
         self._take_path(self._generator(_PATH), even=warm)
         loss = bench.loss(self.supernet.model, bench.weight_batch())
         self.weights.step(loss, bench.done)

@@ -124,7 +124,7 @@ class SposTrainer(SupernetTrainer[SposConfig]):
             self.path(0)  # a limit that nothing keeps is told now
 
     def step(self, epoch: int, step: int) -> Tensor:
-        self.supernet.model.train()
+        self.supernet.train()
         self.supernet.take(self.path(self.bench.done))
         loss = self.bench.loss(self.supernet.model, self.bench.weight_batch())
         self.weights.step(loss, self.bench.done)

@@ -104,6 +104,11 @@ class Supernet:
         """The name of the choice that a module of the model stands for."""
         return self._fixing.name(module)
 
+    def train(self) -> None:
+        """Put the model into training mode, unless it is: walking through all candidates at every step costs time."""
+        if not self.model.training:
+            self.model.train()
+
     # --- what the next forward passes do
 
     def take(self, architecture: Mapping[str, Any]) -> Architecture:
