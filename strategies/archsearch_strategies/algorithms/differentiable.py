@@ -32,7 +32,17 @@ class Selection(StrEnum):
     PERTURBATION = "perturbation"
 
 
-class DifferentiableConfig(OneShotConfig):
+class ParameterConfig(OneShotConfig):
+    """Options of all algorithms that learn probabilities of a choice's options."""
+
+    priors: dict[str, dict[str, Annotated[float, Field(ge=0, le=1)]]] = Field(
+        default_factory=dict,
+        max_length=1024,
+        description="Probabilities to begin with, by choice and option, in place of equal ones; a choice's sum to 1.",
+    )
+
+
+class DifferentiableConfig(ParameterConfig):
     """Options of all algorithms that learn a mixture by gradient descent."""
 
     warmup_epochs: Annotated[int, Field(ge=0, le=100_000)] = Field(
@@ -70,7 +80,7 @@ class DifferentiableConfig(OneShotConfig):
 
 
 C = TypeVar("C", bound=DifferentiableConfig)
-P = TypeVar("P", bound=OneShotConfig)
+P = TypeVar("P", bound=ParameterConfig)
 
 
 class ParameterTrainer(SupernetTrainer[P]):
@@ -79,6 +89,20 @@ class ParameterTrainer(SupernetTrainer[P]):
     supernet: Supernet
     alphas: ArchitectureParameters
     penalties: Penalties
+
+    def fresh_parameters(self, *, inputs: bool = False) -> ArchitectureParameters:
+        """The architecture parameters as a search begins with them, on the CPU.
+
+        Args:
+            inputs: the inputs of a cell's nodes have some of their own too.
+
+        Raises:
+            UserError: a prior names what the space has not, or is no distribution.
+        """
+        from archsearch.supernet.parameters import ArchitectureParameters
+
+        seed, priors = self.bench.seed, self.config.priors
+        return ArchitectureParameters(self.supernet.space, seed=seed, inputs=inputs, priors=priors)
 
     def finish(self) -> list[Found]:
         return [Found(self._derived(self.alphas.history()))]
@@ -159,9 +183,7 @@ class DifferentiableTrainer(ParameterTrainer[C]):
 
     def make_parameters(self) -> ArchitectureParameters:
         """The architecture parameters, on the CPU."""
-        from archsearch.supernet.parameters import ArchitectureParameters
-
-        return ArchitectureParameters(self.supernet.space, seed=self.bench.seed)
+        return self.fresh_parameters()
 
     def more_modules(self) -> dict[str, Any]:
         """Modules beside the network, whose weights are trained with its own: by the name that checkpoints have."""

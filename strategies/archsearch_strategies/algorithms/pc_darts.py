@@ -51,9 +51,7 @@ class PCDartsTrainer(DifferentiableTrainer[PCDartsConfig]):
         return supernet
 
     def make_parameters(self) -> ArchitectureParameters:
-        from archsearch.supernet.parameters import ArchitectureParameters
-
-        return ArchitectureParameters(self.supernet.space, seed=self.bench.seed, inputs=True)
+        return self.fresh_parameters(inputs=True)
 
 
 class PCDarts(Differentiable[PCDartsConfig]):

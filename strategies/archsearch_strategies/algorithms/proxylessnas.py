@@ -11,8 +11,8 @@ from archsearch.evaluate.options import Fraction, Rate
 from archsearch.space import SearchSpace
 from archsearch.supernet.options import again
 from archsearch.supernet.trainer import Epoch
-from archsearch_strategies.algorithms.differentiable import ParameterTrainer
-from archsearch_strategies.algorithms.oneshot import OneShot, OneShotConfig
+from archsearch_strategies.algorithms.differentiable import ParameterConfig, ParameterTrainer
+from archsearch_strategies.algorithms.oneshot import OneShot
 from archsearch_strategies.strategy import StrategyConfig
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Estimator(StrEnum):
     REINFORCE = "reinforce"
 
 
-class ProxylessNASConfig(OneShotConfig):
+class ProxylessNASConfig(ParameterConfig):
     """Defaults: Cai et al. 2019, section 4.2, and the authors' ImageNet script."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = again("epochs", 150)
@@ -92,14 +92,13 @@ class ProxylessNASTrainer(ParameterTrainer[ProxylessNASConfig]):
         from archsearch.supernet.mixable import check_mixable
         from archsearch.supernet.network import Supernet
         from archsearch.supernet.optimization import WeightOptimizer
-        from archsearch.supernet.parameters import ArchitectureParameters
 
         bench, config = self.bench, self.config
         self.supernet = Supernet(bench.model())
         if config.estimator is Estimator.GRADIENT:  # which mixes two candidates; reinforce follows single paths
             check_mixable(self.supernet, bench.architecture_batch(0).inputs[:2])
         bench.load_shared(self.supernet.model)
-        self.alphas = ArchitectureParameters(self.supernet.space, seed=bench.seed).to(bench.device)
+        self.alphas = self.fresh_parameters().to(bench.device)
         self.penalties = build_penalties(config, self.supernet, bench, self.alphas.probabilities())
         self.weights = WeightOptimizer(
             self.supernet.model.parameters(), config, config.epochs * bench.steps, bench.device

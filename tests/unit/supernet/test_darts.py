@@ -334,3 +334,18 @@ def test_penalties_pull_towards_what_costs_less(tmp_path: Path) -> None:
     heavy = {"penalties": [{"metric": "params", "weight": 100.0}], "architectureLearningRate": 0.1}
     _, (found,) = final(trainer_of(DartsTrainer, heavy, tmp_path))
     assert not any(str(op).startswith("nor_conv") for op in found.architecture.values())
+
+
+def test_a_prior_is_what_a_search_begins_with(tmp_path: Path) -> None:
+    prior = {"edge_0_1": {"nor_conv_3x3": 0.7, "skip_connect": 0.3}}
+    trainer: Any = trainer_of(DartsTrainer, {"priors": prior}, tmp_path / "prior")
+    begun = trainer.alphas.history()
+    assert begun["edge_0_1"] == pytest.approx([0, 0.3, 0, 0.7, 0], abs=2e-3)
+    assert begun["edge_0_2"] == pytest.approx([0.2] * 5, abs=2e-3)
+    for wrong, words in (
+        ({"edge_9": {"none": 1.0}}, "choice 'edge_9'"),
+        ({"edge_0_1": {"conv": 1.0}}, "names 'conv'"),
+        ({"edge_0_1": {"none": 0.4}}, "no distribution"),
+    ):
+        with pytest.raises(UserError, match=words):
+            trainer_of(DartsTrainer, {"priors": wrong}, tmp_path / "wrong")
