@@ -7,13 +7,12 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
-from archsearch.errors import UserError
 from archsearch.protocol import TrialKind, TrialState
 from archsearch.space import SearchSpace
 from archsearch.spec.base import FreeForm, JsonObject
 from archsearch.supernet.options import SupernetConfig
 from archsearch.supernet.trainer import SupernetTrainer
-from archsearch_strategies.strategy import Run, Strategy, StrategyConfig, Submission, Trial
+from archsearch_strategies.strategy import Run, SearchFailed, Strategy, StrategyConfig, Submission, Trial
 
 
 class OneShotConfig(SupernetConfig, StrategyConfig):
@@ -76,7 +75,7 @@ class OneShot(Strategy[C]):
             changes: options that differ from the strategy's, by their names in Python.
 
         Raises:
-            UserError: the trial failed: there is nothing to go on with.
+            SearchFailed: the trial failed.
         """
         run.stage(stage)
         if config is None:
@@ -89,7 +88,7 @@ class OneShot(Strategy[C]):
         trial = await run.trial(TrialKind.SUPERNET, params=params)
         if trial.state not in (TrialState.SUCCEEDED, TrialState.CACHED):
             why = trial.message.strip().splitlines()
-            raise UserError(
+            raise SearchFailed(
                 f"the supernet trial {trial.number} is {trial.state.value}: {why[-1] if why else 'no reason'}"
             )
         return trial

@@ -43,7 +43,7 @@ from archsearch_strategies.lease.server import LeaseServer
 from archsearch_strategies.ledger import Ledger
 from archsearch_strategies.making import make_strategy
 from archsearch_strategies.stopping import make_rule
-from archsearch_strategies.strategy import Execution, Strategy, StrategyError, strategy_run
+from archsearch_strategies.strategy import Execution, SearchFailed, Strategy, StrategyError, strategy_run
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +209,8 @@ class Driver:
             return self._final("Failed", reasons.SPEC_INVALID, str(error))
         except NonDeterministic as error:
             return self._final("Failed", reasons.NON_DETERMINISTIC, str(error))
+        except SearchFailed as error:
+            return self._final("Failed", reasons.SEARCH_FAILED, str(error))
         except StrategyError as error:
             logger.error("%s", error, exc_info=error.__cause__ is not None)
             return self._final("Failed", reasons.STRATEGY_ERROR, str(error))

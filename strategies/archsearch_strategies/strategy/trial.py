@@ -20,6 +20,10 @@ class StrategyError(ArchsearchError):
     """The strategy's own code is at fault: it raised an exception, or awaited something else than its run."""
 
 
+class SearchFailed(StrategyError):
+    """A trial that all others depend on failed, a supernet's for example: there is nothing to go on with."""
+
+
 @dataclass(slots=True, eq=False)
 class Trial:
     """One trial as a strategy sees it: pending when submitted, with its result once it was handed over."""

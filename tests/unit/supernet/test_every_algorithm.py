@@ -110,6 +110,13 @@ def experiment(name: str, **config: Any) -> Any:
     )
 
 
+async def test_a_supernet_that_failed_ends_the_search_with_its_words(tmp_path: Path) -> None:
+    launcher = fake.FakeLauncher(worker(tmp_path))
+    summary = await fake.run(tmp_path, experiment("gdas", learningRate=1000.0, clipNorm=0.0, epochs=3), launcher)
+    assert (summary.state, summary.reason) == ("Failed", "SearchFailed")
+    assert "training diverged; lower learningRate" in summary.message
+
+
 @pytest.mark.parametrize("name", sorted(QUICK))
 async def test_a_search_ends_with_an_answer_and_its_control(name: str, tmp_path: Path) -> None:
     launcher = fake.FakeLauncher(worker(tmp_path))

@@ -30,7 +30,7 @@ from archsearch_strategies.algorithms.spos import Spos, SposConfig, SposTrainer
 from archsearch_strategies.driver import records as r
 from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.simulate import Answer, Simulation
-from archsearch_strategies.strategy import StrategyError
+from archsearch_strategies.strategy import SearchFailed
 
 # --- the supernet
 
@@ -417,7 +417,7 @@ def test_the_supernet_does_not_depend_on_how_candidates_are_chosen() -> None:
 
 def test_a_failed_supernet_ends_the_search() -> None:
     whole = simulation(1, lambda row: Answer(state=TrialState.FAILED, message="the loss is nan"))
-    with pytest.raises((UserError, StrategyError), match="the loss is nan"):
+    with pytest.raises(SearchFailed, match="the supernet trial 1 is failed: the loss is nan"):
         whole.run()
 
 

@@ -33,6 +33,7 @@ DEADLINE_EXCEEDED = "DeadlineExceeded"  # budget.maxDurationSeconds is over
 SEARCH_FINISHED = "SearchFinished"  # the strategy has nothing more to try
 TOO_MANY_FAILED_TRIALS = "TooManyFailedTrials"  # more than budget.maxFailedTrials trials failed
 NON_DETERMINISTIC = "NonDeterministic"  # a replayed strategy asked for something else than the ledger recorded
+SEARCH_FAILED = "SearchFailed"  # a trial that all others depend on failed, a supernet's for example
 STRATEGY_ERROR = "StrategyError"  # the strategy's own code raised an exception
 IN_PROGRESS = "InProgress"
 WORKERS_FAILED = "WorkersFailed"  # workers end again and again before they serve; the message has their last words
