@@ -1,0 +1,56 @@
+"""A small case of the study of one-shot strategies: searched, trained again beside a control, tabulated."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+STUDY = Path(__file__).parents[3] / "benchmarks" / "oneshot_study.py"
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The command's module, its cells' searches made tiny."""
+    spec = importlib.util.spec_from_file_location("oneshot_study", STUDY)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "oneshot_study", found)
+    spec.loader.exec_module(found)
+    data = {"dataset": "digits", "trainSize": 96, "validationSize": 32, "epochs": 1, "batchSize": 32}
+    monkeypatch.setattr(found, "DATA", data)
+    monkeypatch.setitem(found.CELLS, "gdas", {"epochs": 2, "batchSize": 32})
+    return found
+
+
+def test_a_case_is_searched_once_and_tabulated(study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (case,) = study.cases("cells", ["gdas"], 1)
+    searches = study.Searches()
+    searches.stop()
+    study.run(case, tmp_path, searches)  # told to stop before: nothing begins
+    assert list(tmp_path.iterdir()) == []
+    study.run(case, tmp_path, study.Searches())
+    result = tmp_path / "cells-gdas-0.json"
+    written = result.stat().st_mtime_ns
+    study.run(case, tmp_path, study.Searches())
+    assert result.stat().st_mtime_ns == written
+    study.table(tmp_path, "")
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| cells: gdas | 1 |")]
+    assert "nan" not in row
+    assert row.count(" % ") == 2
+
+
+def test_kendalls_tau_counts_pairs_in_the_same_order(study: Any) -> None:
+    def rows(kind: str, values: list[float]) -> list[dict[str, Any]]:
+        return [
+            {"kind": kind, "state": "succeeded", "architecture": {"a": i}, "metrics": {"accuracy": value}}
+            for i, value in enumerate(values)
+        ]
+
+    result = {"retrained": rows("retrain", [0.1, 0.2, 0.3]), "trials": rows("inherit", [0.5, 0.7, 0.6])}
+    assert study.tau(result) == pytest.approx(1 / 3)
