@@ -79,7 +79,8 @@ CELLS: dict[str, dict[str, Any]] = {
 COLLAPSE = EXAMPLES / "darts-collapse.yaml"  # for these two, with the options above laid over it
 RANKED = 16
 RANKING = {
-    "spos": CELLS["spos"] | {"population": RANKED, "generations": 1, "crossover": 0, "mutation": 0, "parents": 4}
+    "spos": CELLS["spos"]
+    | {"epochs": 90, "population": RANKED, "generations": 1, "crossover": 0, "mutation": 0, "parents": 4}
 }
 DATA = {"dataset": "fashion-mnist", "trainSize": 2000, "validationSize": 1000, "epochs": 6, **_COMMON}
 
@@ -115,7 +116,9 @@ class Case:
                     "modelSpace": {"zoo": {"name": "nasbench201", "args": {"channels": 8, "cells": 1}}},
                     "strategy": {"name": self.name.removesuffix("-pt"), "config": config},
                     "evaluator": {"name": "classification", "config": DATA},
-                    "retrain": {"topK": 1, "controls": 1} if self.group == "cells" else {"topK": RANKED, "controls": 0},
+                    "retrain": {"topK": 1, "controls": 1}
+                    if self.group == "cells"
+                    else {"topK": RANKED, "controls": 0, "config": {"epochs": 12}},
                     "budget": {"maxTrials": 100},
                 },
             }
