@@ -1,20 +1,24 @@
-"""What the one-shot strategies find on small real data: each searches, its architecture is trained again, and so is a
-random one of about the same size, with the same budget.
+"""What the one-shot strategies find on small real data: each searches, its architecture is trained again, and so are
+random ones of about the same size, with the same budget.
 
     python benchmarks/oneshot_study.py --out study    # everything: an hour or two; interrupted, the same goes on
     python benchmarks/oneshot_study.py --out study --only gdas enas --seeds 1 --jobs 2
     python benchmarks/oneshot_study.py --out study --table        # what is there, as docs/oneshot.md has it
     python benchmarks/oneshot_study.py --out study --group cells --lookup nasbench201_cifar10.npz
 
-Group `ranking`: how well SPOS's inherited weights rank cells: Kendall's tau against training each by itself.
 Group `own`: the manifests of examples/oneshot, each strategy on a space of its own kind. Group `cells`: all of them on
 NAS-Bench-201's cell and Fashion-MNIST; --lookup says how good the cells are on CIFAR-10 by the benchmark's table.
+Strategies whose results are trained alike (the same space, data and options) share their controls: POOL random
+architectures a seed, trained once; a result stands beside the NEAREST of all seeds' in parameters.
+Group `ranking`: how well SPOS's inherited weights rank cells: Kendall's tau against training each by itself, and with
+--lookup against the benchmark's table.
 A run is `archsearch run`, which goes on where it was interrupted; a finished one leaves DIR/GROUP-CASE-SEED.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -82,6 +86,8 @@ RANKING = {
     "spos": CELLS["spos"]
     | {"epochs": 90, "population": RANKED, "generations": 1, "crossover": 0, "mutation": 0, "parents": 4}
 }
+POOL, NEAREST = 8, 3
+COUNTED = [{"metric": "params", "min": "1"}]  # a bound on parameters has them counted
 DATA = {"dataset": "fashion-mnist", "trainSize": 2000, "validationSize": 1000, "epochs": 6, **_COMMON}
 
 
@@ -99,10 +105,13 @@ class Case:
 
     def manifest(self) -> dict[str, Any]:
         """As it is given to `archsearch run`."""
+        if self.group == "control":
+            return self._controls()
+        document: dict[str, Any]
         collapse = self.group == "cells" and self.name.startswith("darts")
         if self.group == "own" or collapse:
             path = COLLAPSE if collapse else EXAMPLES / f"{self.name}.yaml"
-            document: dict[str, Any] = yaml.safe_load(path.read_text())
+            document = yaml.safe_load(path.read_text())
             if collapse:
                 document["spec"]["strategy"]["config"] |= CELLS[self.name]
         else:
@@ -116,22 +125,64 @@ class Case:
                     "modelSpace": {"zoo": {"name": "nasbench201", "args": {"channels": 8, "cells": 1}}},
                     "strategy": {"name": self.name.removesuffix("-pt"), "config": config},
                     "evaluator": {"name": "classification", "config": DATA},
-                    "retrain": {"topK": 1, "controls": 1}
-                    if self.group == "cells"
-                    else {"topK": RANKED, "controls": 0, "config": {"epochs": 12}},
+                    "retrain": {"config": {"epochs": 12}} if self.group == "ranking" else {},
                     "budget": {"maxTrials": 100},
                 },
             }
+        spec = document["spec"]
+        spec["retrain"] = {**spec.get("retrain", {}), "topK": RANKED if self.group == "ranking" else 1, "controls": 0}
+        spec["constraints"] = [each for each in spec.get("constraints", []) if each["metric"] != "params"] + COUNTED
+        return self._on_one_thread(document)
+
+    def _controls(self) -> dict[str, Any]:
+        """Random architectures, trained as those are that the searches named like this one find."""
+        spec = next(case.manifest()["spec"] for case in searches_of_all() if case.trained_as == self.name)
+        kept = {key: spec[key] for key in ("objectives", "modelSpace", "evaluator")}
+        document: dict[str, Any] = {
+            "apiVersion": "archsearch.dev/v1alpha1",
+            "kind": "NASExperiment",
+            "metadata": {"name": "controls"},
+            "spec": {
+                **kept,
+                "constraints": COUNTED,
+                "strategy": {"name": "random"},
+                "budget": {"maxTrials": POOL},
+                "retrain": {"topK": 0},
+            },
+        }
+        document["spec"]["evaluator"]["config"] |= spec["retrain"].get("config", {})
+        return self._on_one_thread(document)
+
+    def _on_one_thread(self, document: dict[str, Any]) -> dict[str, Any]:
         document["spec"] |= {"seed": self.seed, "parallelTrials": 1, "trials": {"threads": 1}}
         return document
 
+    @property
+    def trained_as(self) -> str:
+        """Equal for cases whose results are trained in the same space, on the same data, with the same options."""
+        spec = self.manifest()["spec"]
+        told = [spec["modelSpace"], spec["evaluator"], spec["retrain"].get("config", {})]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return f"{spec['modelSpace']['zoo']['name']}-{digest[:6]}"
+
+
+def searches_of_all() -> list[Case]:
+    """One case, of seed 0, of every search there is."""
+    names = {"own": OWN, "cells": tuple(CELLS), "ranking": tuple(RANKING)}
+    return [Case(group, name, 0) for group, each in names.items() for name in each]
+
 
 def cases(group: str, only: Iterable[str], seeds: int) -> list[Case]:
-    names = {"own": OWN, "cells": tuple(CELLS), "ranking": tuple(RANKING)}
+    """The searches that are wanted and, behind those of each seed, what they are compared with."""
     chosen = [
-        (kind, name) for kind in names if group in (kind, "all") for name in names[kind] if not only or name in only
+        case for case in searches_of_all() if group in (case.group, "all") and (not only or case.name in set(only))
     ]
-    return [Case(kind, name, seed) for seed in range(seeds) for kind, name in chosen]
+    pools = sorted({case.trained_as for case in chosen if case.group != "ranking"})
+    found = []
+    for seed in range(seeds):
+        found += [Case(case.group, case.name, seed) for case in chosen]
+        found += [Case("control", pool, seed) for pool in pools]
+    return found
 
 
 class Searches:
@@ -174,11 +225,12 @@ def run(case: Case, out: Path, searches: Searches) -> None:
         print(f"{case.title}: exit {code}\n{errors[-2000:]}", flush=True)
         return
     found = json.loads(summary.read_text())
-    kept = {key: found.get(key) for key in ("state", "message", "retrained", "controls", "best", "alarms")}
+    kept = {key: found.get(key) for key in ("state", "message", "retrained", "best", "alarms")}
+    kept |= {"trainedAs": case.name if case.group == "control" else case.trained_as}
     partial = result.with_suffix(".tmp")
     partial.write_text(json.dumps(kept | {"seconds": found.get("elapsedSeconds"), "trials": curve(out / case.title)}))
     partial.replace(result)
-    print(f"{case.title}: {score(kept['retrained']):.4f} against {score(kept['controls']):.4f}", flush=True)
+    print(f"{case.title}: {score(kept['retrained'] or kept['best']):.4f}", flush=True)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -199,43 +251,86 @@ def table(out: Path, lookup: str) -> None:
     for path in sorted(out.glob("*-*-*.json")):
         group, rest = path.stem.split("-", 1)
         found.setdefault((group, rest.rsplit("-", 1)[0]), []).append(json.loads(path.read_text()))
-    print("| strategy | seeds | found, trained again | random of its size | seconds of a search | alarms |")
-    print("|---|---|---|---|---|---|")
+    pools = {name: random_ones(runs) for (group, name), runs in found.items() if group == "control"}
+    print(
+        "| strategy | seeds | found, trained again | random of its size | all random | seconds of a search | alarms |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for (group, name), runs in found.items():
-        if group == "ranking":
+        if group not in ("own", "cells"):
             continue
-        own, control = [score(each["retrained"]) for each in runs], [score(each["controls"]) for each in runs]
+        pool = pools.get(runs[0]["trainedAs"], [])
+        own, near = [score(each["retrained"]) for each in runs], [statistics.mean(alike(each, pool)) for each in runs]
         seconds = statistics.mean(each["seconds"] for each in runs)
         alarms = sum(bool(each["alarms"]) for each in runs)
-        print(f"| {group}: {name} | {len(runs)} | {spread(own)} | {spread(control)} | {seconds:.0f} | {alarms} |")
+        everything = spread([accuracy for _, accuracy in pool])
+        print(
+            f"| {group}: {name} | {len(runs)} | {spread(own)} | {spread(near)} | {everything} | {seconds:.0f} "
+            f"| {alarms} |"
+        )
+    rows: dict[tuple[int, ...], float] = {}
+    if lookup:
+        with np.load(lookup) as arrays:
+            rows = {tuple(ops): float(v) for ops, v in zip(arrays["ops"].tolist(), arrays["test200"], strict=True)}
     for (group, name), runs in found.items():
         if group == "ranking":
-            taus = ", ".join(f"{tau(each):.2f}" for each in runs)
+            taus = ", ".join(f"{tau(inherited(each), alone(each)):.2f}" for each in runs)
             print(f"\n{name}: Kendall's tau of {RANKED} cells, inherited against trained alone, a seed each: {taus}")
-    if lookup:
+            if rows:
+                for what, of in (("inherited", inherited), ("trained alone", alone)):
+                    taus = ", ".join(f"{tau(of(each), looked_up(of(each), rows)):.2f}" for each in runs)
+                    print(f"{name}: {what} against the benchmark's CIFAR-10 test accuracy: {taus}")
+    if rows:
         print("\n| strategy | cells' CIFAR-10 test accuracy (%) | mean |\n|---|---|---|")
-        with np.load(lookup) as arrays:
-            rows = {tuple(ops): value for ops, value in zip(arrays["ops"].tolist(), arrays["test200"], strict=True)}
-        print(f"| all cells | | {statistics.mean(map(float, rows.values())):.2f} |")
+        print(f"| all cells | | {statistics.mean(rows.values()):.2f} |")
         for (group, name), runs in found.items():
             if group == "cells":
-                values = [float(rows[ops_of(each["best"][0]["architecture"])]) for each in runs]
+                values = [rows[ops_of(each["best"][0]["architecture"])] for each in runs]
                 print(f"| {name} | {', '.join(f'{value:.2f}' for value in values)} | {statistics.mean(values):.2f} |")
 
 
-def tau(result: dict[str, Any]) -> float:
-    """Kendall's tau-a between the inherited and the own accuracy of the architectures that were trained again."""
-    alone = {
+def random_ones(runs: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """(parameters, accuracy) of the random architectures of all seeds."""
+    trials = [row["metrics"] for each in runs for row in each["trials"] if row["state"] == "succeeded"]
+    return [(metrics["params"], metrics["accuracy"]) for metrics in trials]
+
+
+def alike(result: dict[str, Any], pool: list[tuple[float, float]]) -> list[float]:
+    """Accuracies of the random architectures that come nearest in parameters to the one that was found."""
+    size = result["best"][0]["metrics"]["params"]
+    return [accuracy for _, accuracy in sorted(pool, key=lambda each: abs(each[0] - size))[:NEAREST]] or [float("nan")]
+
+
+Accuracies = dict[str, float]
+"""By the architecture's JSON."""
+
+
+def alone(result: dict[str, Any]) -> Accuracies:
+    """Of the architectures that were trained again."""
+    return {
         json.dumps(row["architecture"]): row["metrics"]["accuracy"] for row in result["retrained"] if row["metrics"]
     }
-    inherited = {
+
+
+def inherited(result: dict[str, Any]) -> Accuracies:
+    """Of all that were judged on shared weights."""
+    return {
         json.dumps(row["architecture"]): row["metrics"]["accuracy"]
         for row in result["trials"]
         if row["kind"] == "inherit" and row["state"] == "succeeded"
     }
-    both = [(inherited[key], alone[key]) for key in alone if key in inherited]
+
+
+def looked_up(keys: Iterable[str], rows: dict[tuple[int, ...], float]) -> Accuracies:
+    """The benchmark's own."""
+    return {key: rows[ops_of(json.loads(key))] for key in keys}
+
+
+def tau(one: Accuracies, other: Accuracies) -> float:
+    """Kendall's tau-a over the architectures that both have."""
+    both = [(one[key], other[key]) for key in one if key in other]
     signs = [np.sign((a - c) * (b - d)) for i, (a, b) in enumerate(both) for c, d in both[:i]]
-    return float(np.mean(signs))
+    return float(np.mean(signs)) if signs else float("nan")
 
 
 def ops_of(architecture: dict[str, str]) -> tuple[int, ...]:
@@ -243,6 +338,8 @@ def ops_of(architecture: dict[str, str]) -> tuple[int, ...]:
 
 
 def spread(values: list[float]) -> str:
+    if not values:
+        return ""
     deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.1f}{deviation} %"
 

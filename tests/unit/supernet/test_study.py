@@ -24,12 +24,13 @@ def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec.loader.exec_module(found)
     data = {"dataset": "digits", "trainSize": 96, "validationSize": 32, "epochs": 1, "batchSize": 32}
     monkeypatch.setattr(found, "DATA", data)
+    monkeypatch.setattr(found, "POOL", 2)
     monkeypatch.setitem(found.CELLS, "gdas", {"epochs": 2, "batchSize": 32})
     return found
 
 
 def test_a_case_is_searched_once_and_tabulated(study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (case,) = study.cases("cells", ["gdas"], 1)
+    case, controls = study.cases("cells", ["gdas"], 1)
     searches = study.Searches()
     searches.stop()
     study.run(case, tmp_path, searches)  # told to stop before: nothing begins
@@ -39,10 +40,32 @@ def test_a_case_is_searched_once_and_tabulated(study: Any, tmp_path: Path, capsy
     written = result.stat().st_mtime_ns
     study.run(case, tmp_path, study.Searches())
     assert result.stat().st_mtime_ns == written
+    study.run(controls, tmp_path, study.Searches())
     study.table(tmp_path, "")
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| cells: gdas | 1 |")]
     assert "nan" not in row
-    assert row.count(" % ") == 2
+    assert row.count(" %") == 3
+
+
+def test_strategies_of_a_space_share_their_controls(study: Any) -> None:
+    found = study.cases("all", [], 3)
+    pools = {case.name for case in found if case.group == "control"}
+    searches = [case for case in found if case.group in ("own", "cells")]
+    assert {case.trained_as for case in searches} == pools
+    assert len(pools) < len({(case.group, case.name) for case in searches}) / 2
+    for pool in pools:
+        (one,) = [case for case in found if case.group == "control" and case.name == pool and case.seed == 1]
+        spec, same = one.manifest()["spec"], next(case for case in searches if case.trained_as == pool)
+        assert spec["seed"] == 1
+        assert (spec["modelSpace"], spec["evaluator"]) == tuple(
+            same.manifest()["spec"][key] for key in ("modelSpace", "evaluator")
+        )
+
+
+def test_a_result_stands_beside_random_ones_of_its_size(study: Any) -> None:
+    pool = [(float(size), size / 100) for size in (10, 20, 30, 40, 90)]
+    result = {"best": [{"metrics": {"params": 28}}]}
+    assert sorted(study.alike(result, pool)) == [0.2, 0.3, 0.4]
 
 
 def test_kendalls_tau_counts_pairs_in_the_same_order(study: Any) -> None:
@@ -53,4 +76,4 @@ def test_kendalls_tau_counts_pairs_in_the_same_order(study: Any) -> None:
         ]
 
     result = {"retrained": rows("retrain", [0.1, 0.2, 0.3]), "trials": rows("inherit", [0.5, 0.7, 0.6])}
-    assert study.tau(result) == pytest.approx(1 / 3)
+    assert study.tau(study.inherited(result), study.alone(result)) == pytest.approx(1 / 3)
