@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from archsearch.nn import LayerChoice
 from archsearch.store.checkpoint import write_checkpoint
+from archsearch.supernet.state import tensors_of
 
 CHANNELS, LAYERS, CANDIDATES, SIZE, BATCH = 64, 24, 9, 8, 16
 WARM_UP_STEPS, PAUSE_SECONDS = 5, 4.0
@@ -79,7 +80,7 @@ class Training:
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self.saved = True
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict(keep_vars=True).items()}
+        tensors = {f"model.{name}": value for name, value in tensors_of(self.model).items()}
         for index, parameter in enumerate(self.model.parameters()):
             tensors[f"optimizer.{index}"] = self.optimizer.state[parameter]["momentum_buffer"]
         return tensors, {"steps": self.steps}

@@ -116,8 +116,9 @@ def slots_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], JsonO
     """What an optimizer remembers of its parameters: tensors (live ones) and scalars, named INDEX.KEY."""
     tensors: dict[str, Tensor] = {}
     scalars: JsonObject = {}
-    for index, slots in optimizer.state_dict()["state"].items():
-        for key, value in slots.items():
+    parameters = (each for group in optimizer.param_groups for each in group["params"])
+    for index, parameter in enumerate(parameters):
+        for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{index}.{key}"] = value
             else:

@@ -8,19 +8,19 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
 from archsearch.evaluate.data.splits import Part
-from archsearch.evaluate.optimization import load_slots, slots_of
 from archsearch.evaluate.validation import validate
 from archsearch.space import Rng
 from archsearch.spec.base import JsonObject
 from archsearch.supernet import distributed, weights
 from archsearch.supernet.elastic import widen
+from archsearch.supernet.state import Kept, Tensors, give_back, state_of
 
 if TYPE_CHECKING:
     from archsearch.evaluate.measuring import Inputs
@@ -31,25 +31,6 @@ if TYPE_CHECKING:
     from archsearch.trial.context import TrialContext
 
 _SPLIT, _ORDER, _ARCHITECTURE_ORDER, _STEP = 0xA5A5A5A5, 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD1B54A32D192ED03
-Tensors = dict[str, Tensor]
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """What else than modules and optimizers a trainer may keep."""
-
-    def state(self) -> tuple[Tensors, JsonObject]: ...
-
-    def restore(self, tensors: Tensors, state: JsonObject) -> None: ...
-
-
-@runtime_checkable
-class Extra(Protocol):
-    """A module with more to keep than its tensors."""
-
-    def extra_state(self) -> JsonObject: ...
-
-    def load_extra_state(self, state: JsonObject) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -269,7 +250,7 @@ class Workbench:
 
     # --- checkpoints
 
-    def keep(self, name: str, thing: nn.Module | torch.optim.Optimizer | Stateful) -> None:
+    def keep(self, name: str, thing: Kept) -> None:
         """Have checkpoints hold a module, an optimizer or something with `state` and `restore`.
 
         The name `model` is the supernet's: its tensors are the shared weights that later trials begin with.
@@ -285,8 +266,7 @@ class Workbench:
 
     def own_statistics(self) -> Tensors:
         """The `statistics` of all ranks for a checkpoint, one row each; nothing of one rank."""
-        own = self.statistics()
-        if distributed.world().size == 1 or not own:
+        if distributed.world().size == 1 or not (own := self.statistics()):
             return {}
         flat = torch.cat([each.detach().reshape(-1).double() for each in own])
         return {"ranks": torch.stack(distributed.gather(flat))}
@@ -303,7 +283,7 @@ class Workbench:
         tensors: Tensors = {}
         scalars: JsonObject = {}
         for name, thing in self._kept.items():
-            held, state = _state(thing)
+            held, state = state_of(thing)
             tensors |= {f"{name}.{key}": value for key, value in held.items()}
             if state:
                 scalars[name] = state
@@ -314,7 +294,7 @@ class Workbench:
         for name, thing in self._kept.items():
             prefix = f"{name}."
             held = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            _load(thing, held, scalars.get(name, {}))
+            give_back(thing, held, scalars.get(name, {}))
 
     def shared(self) -> tuple[Tensors, JsonObject]:
         """What later trials begin with: the shared weights by their own names, all else behind `weights.OTHER`."""
@@ -339,7 +319,7 @@ class Workbench:
         kept = state.get("kept", {}).get(name, {})
         if not held and not kept:
             return False
-        _load(self._kept[name], held, kept)
+        give_back(self._kept[name], held, kept)
         return True
 
 
@@ -355,24 +335,3 @@ def _average(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 def _rows(part: Part, chosen: Tensor) -> Part:
     return Part(part.inputs, part.labels, chosen if part.rows is None else part.rows[chosen])
-
-
-def _state(thing: Any) -> tuple[Tensors, JsonObject]:
-    if isinstance(thing, torch.optim.Optimizer):
-        return slots_of(thing)
-    if isinstance(thing, nn.Module):
-        extra = thing.extra_state() if isinstance(thing, Extra) else {}
-        found = {n: v for n, v in thing.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-        return found, extra
-    return thing.state()  # type: ignore[no-any-return]
-
-
-def _load(thing: Any, tensors: Tensors, state: JsonObject) -> None:
-    if isinstance(thing, torch.optim.Optimizer):
-        load_slots(thing, tensors, state)
-    elif isinstance(thing, nn.Module):
-        thing.load_state_dict(tensors)
-        if isinstance(thing, Extra):
-            thing.load_extra_state(state)
-    else:
-        thing.restore(tensors, state)

@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +19,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NICENESS = 10  # of the thread: it takes the CPU that training leaves
+PART_BYTES = 2_000_000  # that one of the two who copy takes at a time
 
 
 class Buffers:
-    """Host memory for one snapshot, used again for the next: pages that are there already are copied into fast."""
+    """Host memory for one snapshot, used again for the next: pages that are there already are copied into fast.
 
-    def __init__(self) -> None:
+    Args:
+        helper: a thread that copies with the caller: one core alone does not fill the memory's bandwidth.
+    """
+
+    def __init__(self, helper: Executor | None = None) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self._helper = helper
+        self._sources: list[Tensor] = []
         self._targets: list[Tensor] = []
         self._forms: list[Any] = []
+        self._parts: list[slice] = []
         self._on_gpu = False
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
@@ -33,14 +43,31 @@ class Buffers:
         import torch
 
         sources = list(tensors.values())
-        forms = [(each.shape, each.dtype, each.stride(), each.is_cuda) for each in sources]
+        # Asked for their forms, thousands of tensors take a millisecond; the same objects have the same.
+        known = zip(sources, self._sources, self._forms, strict=False)
+        forms = [form if new is old else _form(new) for new, old, form in known]
+        forms += map(_form, sources[len(forms) :])
         if forms != self._forms or list(self.tensors) != list(tensors):
             self._make(tensors, forms)
-        if sources:  # the state may be JSON alone
-            with torch.no_grad():
-                torch._foreach_copy_(self._targets, sources, non_blocking=True)
+        self._sources = sources
+        if self._helper is None or self._on_gpu or len(self._parts) < 2:
+            self._copy(sources, deque(self._parts))
+        else:
+            left = deque(self._parts)
+            helped = self._helper.submit(self._copy, sources, left)
+            self._copy(sources, left)
+            helped.result()
         if self._on_gpu:
             torch.cuda.current_stream().synchronize()
+
+    def _copy(self, sources: list[Tensor], left: deque[slice]) -> None:
+        """Copy the parts that are left, one after the other, until whoever else takes of them took the last."""
+        import torch
+
+        with torch.no_grad(), contextlib.suppress(IndexError):
+            while True:
+                part = left.popleft()
+                torch._foreach_copy_(self._targets[part], sources[part], non_blocking=True)
 
     def _make(self, tensors: Mapping[str, Tensor], forms: list[Any]) -> None:
         import torch
@@ -54,6 +81,21 @@ class Buffers:
         }
         self._targets, self._forms = list(self.tensors.values()), forms
         self._on_gpu = any(tensor.is_cuda for tensor in tensors.values())
+        self._parts = list(_parts([tensor.nbytes for tensor in self._targets]))
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.dtype, tensor.stride(), tensor.is_cuda
+
+
+def _parts(sizes: list[int]) -> Iterator[slice]:
+    """Neighbours that have `PART_BYTES` together, and what is left."""
+    start = held = 0
+    for index, size in enumerate(sizes):
+        held += size
+        if held >= PART_BYTES or index == len(sizes) - 1:
+            yield slice(start, index + 1)
+            start, held = index + 1, 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +108,7 @@ class _Job:
 class Saver:
     """Writes one checkpoint at a time. One that waits is replaced by a newer one.
 
-    The thread starts with the first checkpoint, so that a process forked before has none.
+    The threads start with the first checkpoint, so that a process forked before has none.
 
     Args:
         folder: where the checkpoints' folders are made.
@@ -77,7 +119,9 @@ class Saver:
         self._folder = folder
         self._announce = announce
         self._changed = threading.Condition()
-        self._free = [Buffers(), Buffers()]  # one is written from while the other takes the next snapshot
+        # A thread of its own: the writer's would hold up the trainer, being nice.
+        self._helper = ThreadPoolExecutor(1, "archsearch-copies") if len(os.sched_getaffinity(0)) > 1 else None
+        self._free = [self._buffers(), self._buffers()]  # one is written from while the other takes the next snapshot
         self._waiting: _Job | None = None
         self._writing = False
         self._closed = False
@@ -100,7 +144,7 @@ class Saver:
             buffers.take(tensors)
         except BaseException:
             with self._changed:
-                self._free.append(Buffers())
+                self._free.append(self._buffers())
             raise
         with self._changed:
             self._waiting = _Job(name, buffers, state)
@@ -126,7 +170,12 @@ class Saver:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+        if self._helper is not None:
+            self._helper.shutdown()
         self._check()
+
+    def _buffers(self) -> Buffers:
+        return Buffers(self._helper)
 
     def _check(self) -> None:
         error, self._error = self._error, None
