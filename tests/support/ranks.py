@@ -17,7 +17,9 @@ from archsearch.nn import LayerChoice
 from archsearch.protocol import Assignment, Member, StorageRef, TrialKind
 from archsearch.spec.experiment import EvaluatorSpec, ModelSpace, Objective
 from archsearch.supernet import distributed
+from archsearch.supernet.trainer import SupernetTrainer
 from archsearch.trial.context import TrialContext, TrialReleased
+from archsearch_strategies.algorithms.darts import DartsTrainer
 from archsearch_strategies.algorithms.gdas import GdasTrainer
 from support.supernets import final, trainer_of
 
@@ -110,10 +112,18 @@ def plain() -> nn.Module:
     )
 
 
-def trained(folder: Path) -> dict[str, torch.Tensor]:
-    """What GDAS learns of weights and architecture in two epochs, whatever the number of ranks."""
-    options = {"epochs": 2, "batchSize": 16, "clipNorm": 1.0}
-    (tensors, _), _ = final(trainer_of(GdasTrainer, options, folder, build=plain))
+LEARNERS: dict[str, tuple[type[SupernetTrainer[Any]], dict[str, Any]]] = {
+    "gdas": (GdasTrainer, {}),
+    "darts": (DartsTrainer, {"order": 2, "learningRate": 0.5, "architectureLearningRate": 0.1}),
+}
+
+
+def trained(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """What a strategy learns of weights and architecture in two epochs, whatever the number of ranks."""
+    kind, more = LEARNERS[name]
+    (tensors, _), _ = final(
+        trainer_of(kind, {"epochs": 2, "batchSize": 16, "clipNorm": 1.0, **more}, folder / name, build=plain)
+    )
     return dict(tensors)
 
 
@@ -152,7 +162,9 @@ def main() -> None:
         "checkpoints": sorted(path.name for path in (folder / "checkpoints").glob("*")),
         "sent": [message["type"] for message in line.sent],
     }
-    save_file({name: each.contiguous() for name, each in trained(folder / "trial").items()}, folder / "trained")
+    for name in LEARNERS:
+        held = trained(folder / "trial", name)
+        save_file({key: each.contiguous() for key, each in held.items()}, folder / f"{name}.safetensors")
     context.report(1, {"loss": 1.0})
     found["points"] = len(line.sent) - len(found["sent"])
     if rank == 0:

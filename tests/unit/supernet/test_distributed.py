@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.ranks import trained
+from support.ranks import LEARNERS, trained
 
 from archsearch.errors import PeerLost
 from archsearch.protocol import Member
@@ -93,15 +93,16 @@ def test_a_rank_that_ends_is_missed_at_once(ranks: list[dict[str, Any]]) -> None
     assert ranks[0]["lost"].startswith("rank 0 of 2 lost touch with the others while all waited for each other")
 
 
+@pytest.mark.parametrize("name", LEARNERS)
 def test_two_ranks_train_the_supernet_that_one_process_trains(
-    ranks: list[dict[str, Any]], folder: Path, tmp_path: Path
+    ranks: list[dict[str, Any]], folder: Path, tmp_path: Path, name: str
 ) -> None:
-    first, second = (load_file(folder / str(rank) / "trained") for rank in range(2))
-    alone = trained(tmp_path)
+    first, second = (load_file(folder / str(rank) / f"{name}.safetensors") for rank in range(2))
+    alone = trained(tmp_path, name)
     assert first.keys() == second.keys() == alone.keys()
     assert all(first[name].equal(second[name]) for name in first), "all ranks have the same bits"
-    for name, value in alone.items():
-        assert torch.allclose(first[name], value, rtol=1e-4, atol=1e-5), name
+    for key, value in alone.items():
+        assert torch.allclose(first[key], value, rtol=1e-4, atol=1e-5), key
 
 
 def test_one_process_alone_does_nothing() -> None:

@@ -106,9 +106,20 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         PeerLost: another rank cannot be reached.
         RuntimeError: the ranks have gradients of different parameters.
     """
+    if _joined is not None:
+        average_found([each.grad for each in parameters])
+
+
+def average_found(gradients: Sequence[Tensor | None]) -> None:
+    """As `average_gradients`, of gradients that `torch.autograd.grad` gave: None for those that there are not.
+
+    Raises:
+        PeerLost: another rank cannot be reached.
+        RuntimeError: the ranks have gradients of different parameters.
+    """
     if _joined is None:
         return
-    found = [(index, each.grad) for index, each in enumerate(parameters) if each.grad is not None]
+    found = [(index, each) for index, each in enumerate(gradients) if each is not None]
     described = ";".join(f"{index}:{gradient.numel()}" for index, gradient in found)
     _check_alike(described, "gradients: the sampled path must be the same on every rank")
     _average([gradient for _, gradient in found])

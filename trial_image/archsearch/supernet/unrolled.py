@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from archsearch.supernet.distributed import average_found
+
 SMALL = 0.01
 
 
@@ -52,6 +54,9 @@ def unrolled_gradients(
     Its second-order part, - rate * d²L_train/(dalpha dw) * dL_val/dw', is the finite difference of equation 8 with
     epsilon = 0.01 / |dL_val/dw'|. The weights end with the bits that they began with.
 
+    Of several ranks all step virtually by the gradient of the whole batch, and look along that of the whole held-out
+    one: the mean of what they return is then the gradient of the whole batches.
+
     Args:
         train_loss, held_out_loss: compute the losses anew, at the present weights and alphas; random numbers that they
             draw and statistics that they move are the caller's business.
@@ -61,10 +66,12 @@ def unrolled_gradients(
     before = [weight.detach().clone() for weight in weights]
     try:
         gradients = torch.autograd.grad(train_loss(), weights, allow_unused=True)
+        average_found(gradients)
         with torch.no_grad():
             step.apply(weights, gradients)
         found = torch.autograd.grad(held_out_loss(), [*alphas, *weights], allow_unused=True)
         direct, vector = found[: len(alphas)], found[len(alphas) :]
+        average_found(vector)
         norm = float(torch.stack([v.norm() for v in vector if v is not None] or [torch.zeros(())]).norm())
         if norm == 0:
             return _filled(direct, alphas)
