@@ -235,6 +235,23 @@ def test_reports_stream_points_and_the_newest_checkpoint(shared: Worker) -> None
     assert (shared.store / key / "manifest.json").exists()
 
 
+def test_the_driver_knows_the_points_before_a_checkpoint_is_in_the_store(shared: Worker) -> None:
+    while not shared.driver.reports.empty():
+        shared.driver.reports.get()
+    shared.driver.report_seconds = 1000.0  # no heartbeat comes
+    done = shared.root / "known"
+    try:
+        shared.driver.offer(shared.trial("poll", 41, params={"save": True, "until": str(done)}))
+        until(lambda: list(shared.store.glob("trials/41/checkpoints/*/manifest.json")) != [])
+        report = shared.driver.reports.get_nowait()
+        assert report.checkpoint is None
+        assert report.points[0].step == 1
+    finally:
+        shared.driver.report_seconds = 0.2
+        done.touch()
+    shared.driver.result()
+
+
 def test_a_trial_goes_on_while_the_driver_is_away_and_its_result_is_offered_later(shared: Worker) -> None:
     done = shared.root / "back"
     while not shared.driver.granted.empty():

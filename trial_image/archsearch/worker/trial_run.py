@@ -20,17 +20,17 @@ from archsearch.protocol import (
     Grant,
     MetricPoint,
     Outcome,
-    ReportRequest,
     TrialState,
 )
 from archsearch.spec.base import JsonObject
 from archsearch.worker.children import EXIT_SECONDS, Children
-from archsearch.worker.client import LeaseClient, LeaseLost, Refused, Rejected, Unreachable
+from archsearch.worker.client import LeaseClient
 from archsearch.worker.ending import Killed, failed, silent
 from archsearch.worker.limits import Cgroup
 from archsearch.worker.metrics import WorkerMetrics
-from archsearch.worker.points import REPORT_BYTES, PointQueue
+from archsearch.worker.points import PointQueue
 from archsearch.worker.processes import Child, Exit, ZygoteFailed
+from archsearch.worker.reporting import Order, Reporter
 from archsearch.worker.settings import WorkerSettings
 from archsearch.worker.storage import Stores, TrialStorage, log_tail
 
@@ -58,7 +58,6 @@ class TrialRun:
     def __init__(self, grant: Grant, around: Surroundings, directory: Path) -> None:
         self.grant = grant
         self.assignment = grant.assignment
-        self.points = PointQueue()
         self._around = around
         self._directory = directory
         self._threads = self.assignment.threads or around.cgroup.cpus(around.settings.cpus)
@@ -67,13 +66,21 @@ class TrialRun:
         self._done = asyncio.Event()
         self._order: Literal["", "stop", "release"] = ""
         self._order_deadline = math.inf
-        self._lost = False
         self._killed: Killed = ""
         self._final: dict[str, float] | None = None
         self._last: dict[str, float] = {}
         self._pending_checkpoint = ""
         self._uploading: asyncio.Task[None] | None = None
         self._started = 0.0
+        self._reporter = Reporter(
+            grant,
+            around.client,
+            around.settings,
+            around.metrics,
+            newest_checkpoint=lambda: self._storage.newest,
+            obey=self._obey,
+            lose=self._changed.set,
+        )
         self._follows = grant.member is not None and grant.member.rank > 0  # another rank tells of the trial
 
     def release(self, grace_seconds: float) -> None:
@@ -81,14 +88,14 @@ class TrialRun:
         self._obey("release", grace_seconds)
 
     async def outcome(self) -> Outcome | None:
-        heartbeat = asyncio.create_task(self._heartbeat())
+        heartbeat = asyncio.create_task(self._reporter.beat(self._done))
         try:
             found = await self._run()
             self._done.set()
             await asyncio.wait({heartbeat}, timeout=LAST_REPORT_SECONDS)  # a report on its way must not come twice
             if found is not None:
-                await self._report_rest(found)
-            return None if self._lost else found
+                await self._reporter.make_room(found)
+            return None if self._reporter.lost else found
         finally:
             heartbeat.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -105,7 +112,7 @@ class TrialRun:
             message = await self._order_to_child()
         except StoreError as error:
             return failed(FailureClass.INFRASTRUCTURE, f"the store does not give what the trial needs: {error}")
-        if self._lost or self._order:
+        if self._reporter.lost or self._order:
             return self._ended_early()
         try:
             child = await self._around.children.take(self.assignment, self._threads)
@@ -151,7 +158,7 @@ class TrialRun:
                 now = time.monotonic()
                 if self._killed:
                     pass
-                elif self._lost:
+                elif self._reporter.lost:
                     self._kill(child, "lost")
                 elif now >= limit:
                     self._kill(child, "timeout")
@@ -201,7 +208,7 @@ class TrialRun:
             case "point":
                 fields = {name: message[name] for name in _POINT_FIELDS if name in message}
                 point = MetricPoint.model_validate(fields)
-                self.points.add(point)
+                self._reporter.points.add(point)
                 self._last.update(point.metrics)
                 self._around.metrics.point(point.step, point.metrics)
             case "final":
@@ -231,58 +238,14 @@ class TrialRun:
         finally:
             child.close()
 
-    # --- heartbeats and orders
+    # --- orders
 
-    async def _heartbeat(self) -> None:
-        while not await self._over_within(self.grant.report_seconds / 2):
-            if not await self._report(self.points.take(REPORT_BYTES)):
-                return
+    @property
+    def points(self) -> PointQueue:
+        """Those that the driver does not know: they go with the result."""
+        return self._reporter.points
 
-    async def _over_within(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._done.wait(), seconds)
-        return self._done.is_set()
-
-    async def _report(self, batch: list[MetricPoint]) -> bool:
-        """Heartbeat and points; False when the lease is lost."""
-        request = ReportRequest(
-            lease=self.grant.lease,
-            fence=self.grant.fence,
-            points=batch,
-            checkpoint=self._storage.newest or None,
-            worker=self._around.settings.worker,
-            job=self._around.settings.job,
-            rank=self._around.settings.rank,
-        )
-        try:
-            reply = await self._around.client.report(request)
-        except LeaseLost:
-            self._lost = True
-            self._changed.set()
-            return False
-        except asyncio.CancelledError:
-            self.points.put_back(batch)
-            raise
-        except (Unreachable, Refused, Rejected) as error:
-            # The trial goes on: its result is offered when the driver is back, which then says whether it takes it.
-            self._around.metrics.heartbeat_failures.inc()
-            if isinstance(error, Unreachable):
-                self.points.put_back(batch)
-            return True
-        if reply.action != "continue":
-            self._obey(reply.action, self._around.settings.grace_seconds)
-        return True
-
-    async def _report_rest(self, outcome: Outcome) -> None:
-        """Points that the result has no room for are reported before it; those that cannot be now are dropped."""
-        room = REPORT_BYTES - len(json.dumps(outcome.to_json()))
-        while not self._lost and not self.points.fit(room):
-            before = len(self.points)
-            await self._report(self.points.take(REPORT_BYTES))
-            if len(self.points) >= before:
-                self.points.drop_oldest(room)
-
-    def _obey(self, order: Literal["stop", "release"], grace_seconds: float) -> None:
+    def _obey(self, order: Order, grace_seconds: float) -> None:
         self._order_deadline = min(self._order_deadline, time.monotonic() + grace_seconds)
         self._order = self._order or order
         self._changed.set()
@@ -298,6 +261,7 @@ class TrialRun:
         while name := self._pending_checkpoint:
             self._pending_checkpoint = ""
             folder = self._directory / "checkpoints"
+            await self._reporter.flush()  # whoever goes on from the checkpoint does not make its points again
             try:
                 await self._storage.save_checkpoint(name, folder / name)
             except (StoreError, OSError) as error:
@@ -307,7 +271,7 @@ class TrialRun:
     # --- how it ended
 
     def _ended_early(self) -> Outcome | None:
-        if self._lost:
+        if self._reporter.lost:
             return None
         if self._order == "stop":
             return Outcome(state=TrialState.PRUNED, metrics=self._last)
@@ -319,7 +283,7 @@ class TrialRun:
         )
 
     def _judge(self, result: JsonObject | None, ended: Exit | None, kills: int) -> Outcome | None:
-        if self._lost:
+        if self._reporter.lost:
             return None
         outcome = self._told(result) if result is not None else self._untold(ended)
         resources = outcome.resources
