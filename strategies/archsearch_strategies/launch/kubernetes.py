@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Protocol
 
 from archsearch.protocol import FailureClass
 from archsearch.spec import names, reasons
@@ -20,6 +18,7 @@ from archsearch_strategies.launch.base import LaunchContext, Waiting, WorkerLost
 from archsearch_strategies.launch.faults import refusal, template_faults, template_problems
 from archsearch_strategies.launch.kubeapi import ApiError
 from archsearch_strategies.launch.tracking import Timing, TokenBucket, TrackedJob
+from archsearch_strategies.launch.watching import JobApi, JobWatch
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +32,6 @@ _SEVERITY = (
 )
 
 
-class JobApi(Protocol):
-    """What the launcher asks of the API server; `KubeApi` is the real one."""
-
-    async def create_job(self, job: JsonObject, *, dry_run: bool = False) -> JsonObject: ...
-    async def get_job(self, name: str) -> JsonObject: ...
-    async def list_jobs(self, selector: str) -> JsonObject: ...
-    async def delete_job(self, name: str) -> None: ...
-    async def list_pods(self, selector: str) -> list[JsonObject]: ...
-    def watch_jobs(self, selector: str, version: str) -> AsyncIterator[JsonObject]: ...
-
-
 class KubernetesLauncher:
     """Keeps as many trial Jobs alive as the driver wants, tells why one does not run, and cleans up.
 
@@ -52,13 +40,11 @@ class KubernetesLauncher:
 
     def __init__(self, settings: DriverSettings, api: JobApi, *, timing: Timing | None = None) -> None:
         self._settings, self._api, self._timing = settings, api, timing or Timing()
-        self._selector = manifests.trial_selector(settings)
-        self._workers: dict[str, TrackedJob] = {}
-        self._dropped: set[str] = set()  # over and done with; what the watch still says of them does not count
+        self._wake = asyncio.Event()
+        self._watch = JobWatch(settings, api, self._timing, wake=self._wake.set, vanished=self._vanished)
+        self._workers = self._watch.jobs
         self._to_delete: set[str] = set()
         self._wanted: dict[int, int] = {}  # Jobs by the number of their pods
-        self._counters: dict[int, int] = {}
-        self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._batch = 1
         self._retry_at = 0.0
@@ -74,9 +60,8 @@ class KubernetesLauncher:
         self._context = context
         self._loop = asyncio.get_running_loop()
         self._bucket = TokenBucket(self._timing.rate, self._timing.burst, self._loop.time())
-        self._listed = asyncio.Event()
         self._tasks = [
-            asyncio.create_task(self._watch(), name="watch trial jobs"),
+            asyncio.create_task(self._watch.run(), name="watch trial jobs"),
             asyncio.create_task(self._work(), name="keep trial jobs"),
         ]
 
@@ -143,100 +128,12 @@ class KubernetesLauncher:
         return problems
 
     async def _delete_all(self) -> list[str]:
-        jobs = (await self._api.list_jobs(self._selector))["items"]
+        jobs = (await self._api.list_jobs(self._watch.selector))["items"]
         live = [job["metadata"]["name"] for job in jobs if not job["metadata"].get("deletionTimestamp")]
         for name in live:
             await self._api.delete_job(name)
-        left = await self._api.list_pods(self._selector)
+        left = await self._api.list_pods(self._watch.selector)
         return [f"Job {job['metadata']['name']}" for job in jobs] + [f"pod {pod['metadata']['name']}" for pod in left]
-
-    # Watching.
-
-    async def _watch(self) -> None:
-        pause = self._timing.retry
-        while True:
-            try:
-                version = await self._list()
-                pause = self._timing.retry
-                async with asyncio.timeout(self._timing.relist):
-                    async for event in self._api.watch_jobs(self._selector, version):
-                        self._on_event(event)
-            except TimeoutError:
-                continue
-            except ApiError as error:
-                if error.code == 410:
-                    continue
-                log.warning("watching trial Jobs: %s", error)
-                await asyncio.sleep(max(pause, error.retry_after))
-                pause = min(pause * 2, self._timing.retry_most)
-
-    async def _list(self) -> str:
-        began = self._loop.time()
-        answer = await self._api.list_jobs(self._selector)
-        found = set()
-        for job in answer["items"]:
-            found.add(job["metadata"]["name"])
-            self._observe(job)
-        for worker in list(self._workers.values()):
-            if worker.name not in found and worker.since < began:
-                self._vanished(worker)
-        self._dropped &= found
-        self._listed.set()
-        self._wake.set()
-        return str((answer.get("metadata") or {}).get("resourceVersion", ""))
-
-    def _on_event(self, event: JsonObject) -> None:
-        job = event.get("object") or {}
-        name = (job.get("metadata") or {}).get("name", "")
-        if event.get("type") == "DELETED":
-            self._dropped.discard(name)
-            if name in self._workers:
-                self._vanished(self._workers[name])
-        elif event.get("type") in {"ADDED", "MODIFIED"}:
-            self._observe(job)
-        self._wake.set()
-
-    def _observe(self, job: JsonObject) -> None:
-        metadata, status = job["metadata"], job.get("status") or {}
-        name, now = metadata["name"], self._loop.time()
-        if name in self._dropped:
-            return
-        if metadata.get("deletionTimestamp"):
-            if name in self._workers:
-                self._vanished(self._workers[name])
-            return
-        worker = self._workers.get(name)
-        if worker is None:
-            self._count(name)
-            size = int((job.get("spec") or {}).get("completions") or 1)
-            worker = self._workers[name] = TrackedJob(name, now, now, size)
-        up, done, failed = (int(status.get(key) or 0) for key in ("ready", "succeeded", "failed"))
-        ready = up > 0 and up + done >= worker.size
-        over = [kind for kind in ("Complete", "Failed") if pods.condition(status, kind).get("status") == "True"]
-        worker.condition = over[0] if over else ""
-        worker.suspended = bool((job.get("spec") or {}).get("suspend"))
-        if ready:
-            worker.ever_ready, worker.unready_since, worker.waiting = True, None, None
-        elif worker.unready_since is None:
-            worker.unready_since = now
-        if failed > worker.failed or up < worker.pods_ready:
-            worker.look_at = now
-        if done and worker.done_since is None:
-            worker.done_since = now
-        if worker.look_at or worker.ready != ready:
-            self._look_seconds = self._timing.look
-        worker.ready, worker.pods_ready, worker.failed = ready, up, failed
-
-    def _vanished(self, worker: TrackedJob) -> None:
-        """Somebody deleted the Job. Its worker was told to go; a new Job takes its place."""
-        self._drop(worker, delete=False)
-        self._context.on_lost(WorkerLost(worker.name, FailureClass.PREEMPTED, f"the Job {worker.name} was deleted"))
-
-    def _drop(self, worker: TrackedJob, *, delete: bool) -> None:
-        self._workers.pop(worker.name, None)
-        self._dropped.add(worker.name)
-        if delete:
-            self._to_delete.add(worker.name)
 
     # Keeping.
 
@@ -244,7 +141,7 @@ class KubernetesLauncher:
         """One pass at each change, and as long as a Job is not ready."""
         while True:
             self._wake.clear()
-            if self._listed.is_set():
+            if self._watch.listed:
                 await self._step()
             try:
                 async with asyncio.timeout(self._pause()):
@@ -276,12 +173,12 @@ class KubernetesLauncher:
         """Jobs that are over: a complete one was done, a failed one is looked at before it goes."""
         over = [worker for worker in self._workers.values() if worker.condition]
         if any(worker.condition == "Failed" for worker in over):
-            self._examine(await self._api.list_pods(self._selector))
+            self._examine(await self._api.list_pods(self._watch.selector))
         for worker in over:
             if worker.condition == "Failed" and not worker.reported:
                 message = f"the Job {worker.name} failed, and its pod is gone"
                 self._context.on_lost(WorkerLost(worker.name, FailureClass.INFRASTRUCTURE, message))
-            self._drop(worker, delete=True)
+            self._drop(worker)
 
     def _look_due(self, worker: TrackedJob) -> float:
         if worker.look_at:
@@ -291,13 +188,15 @@ class KubernetesLauncher:
 
     async def _look(self) -> None:
         now = self._loop.time()
+        if self._watch.unsettled:
+            self._watch.unsettled, self._look_seconds = False, self._timing.look
         if not any(
             self._look_due(worker) <= now for worker in self._workers.values() if worker.look_at or not worker.ready
         ):
             return
         self._last_look = now
         self._look_seconds = min(self._look_seconds * 1.5, self._timing.look_most)
-        found = await self._api.list_pods(self._selector)
+        found = await self._api.list_pods(self._watch.selector)
         for worker in self._workers.values():
             worker.look_at = 0.0
         self._examine(found)
@@ -333,7 +232,7 @@ class KubernetesLauncher:
             # Its Job would wait for that pod for ever (podReplacementPolicy Failed): another Job takes its place.
             node = (pod.get("spec") or {}).get("nodeName", "its node")
             message = f"the pod {pod['metadata']['name']} is out of reach: {node} does not answer"
-            self._drop(worker, delete=True)
+            self._drop(worker)
             self._context.on_lost(WorkerLost(worker.name, FailureClass.INFRASTRUCTURE, message))
 
     def _why(self, worker: TrackedJob, mine: list[JsonObject], now: float) -> Waiting | None:
@@ -347,12 +246,21 @@ class KubernetesLauncher:
             return Waiting(reasons.QUOTA_PENDING, text)
         return next((why for pod in mine if (why := pods.waiting(pod)) is not None), None)
 
+    def _vanished(self, worker: TrackedJob) -> None:
+        """Somebody deleted the Job. Its worker was told to go; a new Job takes its place."""
+        self._context.on_lost(WorkerLost(worker.name, FailureClass.PREEMPTED, f"the Job {worker.name} was deleted"))
+
+    def _drop(self, worker: TrackedJob) -> None:
+        """Have the Job deleted, and another take its place while one is wanted."""
+        self._watch.drop(worker)
+        self._to_delete.add(worker.name)
+
     def _drop_surplus(self) -> None:
         """Idle workers end by themselves; one that never got a node would wait for ever."""
         now = self._loop.time()
         for worker in list(self._workers.values()):
             if worker.size > 1 and worker.done_since is not None and now - worker.done_since >= self._timing.gone:
-                self._drop(worker, delete=True)  # the others wait for the one that is done, for ever
+                self._drop(worker)  # the others wait for the one that is done, for ever
         for size, alive in self._by_size().items():
             stuck = [
                 worker
@@ -360,7 +268,7 @@ class KubernetesLauncher:
                 if worker.unready_since is not None and now - worker.unready_since >= self._timing.slow
             ]
             for worker in stuck[: max(0, len(alive) - self._wanted.get(size, 0))]:
-                self._drop(worker, delete=True)
+                self._drop(worker)
 
     def _by_size(self) -> dict[int, list[TrackedJob]]:
         found: dict[int, list[TrackedJob]] = {}
@@ -389,7 +297,7 @@ class KubernetesLauncher:
             batch = self._bucket.take(min(len(missing), self._batch), now)
             if not batch:
                 return
-            new = [self._reserve(size) for size in missing[:batch]]
+            new = [self._watch.reserve(self._context.epoch, size) for size in missing[:batch]]
             results = await asyncio.gather(*(self._create(worker) for worker in new), return_exceptions=True)
             errors = [result for result in results if isinstance(result, BaseException)]
             if errors:
@@ -404,14 +312,6 @@ class KubernetesLauncher:
                 return
             self._batch, self._retry_seconds, self._refused = self._batch * 2, self._timing.retry, None
             now = self._loop.time()
-
-    def _reserve(self, size: int) -> TrackedJob:
-        now = self._loop.time()
-        epoch = self._context.epoch
-        counter = self._counters[epoch] = self._counters.get(epoch, 0) + 1
-        name = names.trial_job(self._settings.experiment, epoch, counter)
-        worker = self._workers[name] = TrackedJob(name, float("inf"), now, size)
-        return worker
 
     async def _create(self, worker: TrackedJob) -> None:
         job = manifests.trial_job(
@@ -450,13 +350,6 @@ class KubernetesLauncher:
         self._batch = 1
         self._retry_at = self._loop.time() + max(error.retry_after, self._retry_seconds)
         self._retry_seconds = min(self._retry_seconds * 2, self._timing.retry_most)
-
-    def _count(self, name: str) -> None:
-        """Names of Jobs that are taken over are not given again."""
-        match = re.fullmatch(rf"{re.escape(self._settings.experiment)}-t(\d+)-(\d+)", name)
-        if match:
-            epoch, counter = int(match[1]), int(match[2])
-            self._counters[epoch] = max(self._counters.get(epoch, 0), counter)
 
     def _tell(self) -> None:
         """Report the gravest reason when it changed."""
