@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import islice
 
 from archsearch.protocol import TrialState
 from archsearch.spec.base import JsonObject
-from archsearch.spec.status import Alarm, BestTrial, SearchStatus, TrialCounts, Verdict, Waiting
+from archsearch.spec.status import Alarm, BestTrial, RunningTrial, SearchStatus, TrialCounts, Verdict, Waiting
 from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.driver.trials import TrialTable
 
 BEST_SHOWN = 5
+RUNNING_SHOWN = 5
+LOOKED_AT = 1000  # newest trials, for running ones: a status is made every second, of any number of trials
 PARETO_SHOWN = 20
 METRICS_SHOWN = 16
 ARCHITECTURE_BYTES = 1536  # a larger one is left out: it is in the ledger
@@ -34,6 +38,7 @@ def search_status(
         stage=table.stage[:256],
         progress=f"{table.counted_finished}/{max_trials}",
         trials=counts(table),
+        running=running(table),
         best=[best_trial(row, table.objectives[0].metric) for row in table.best[:BEST_SHOWN]],
         pareto=[best_trial(row, table.objectives[0].metric) for row in table.pareto[:PARETO_SHOWN]]
         if len(table.objectives) > 1
@@ -55,15 +60,32 @@ def counts(table: TrialTable) -> TrialCounts:
     return TrialCounts(**{state.value: table.counts[state] for state in TrialState})
 
 
+def running(table: TrialTable) -> list[RunningTrial]:
+    """The newest running trials that reported a step, the newest last."""
+    under_way = (row for row in islice(reversed(table.rows.values()), LOOKED_AT) if row.state is TrialState.RUNNING)
+    found = list(islice((row for row in under_way if row.points), RUNNING_SHOWN))
+    return [
+        RunningTrial(
+            number=row.number or 0,
+            kind=row.kind.value,
+            step=min(max(0, row.points[-1].step), LARGEST),
+            metrics=_shown(row.points[-1].metrics),
+        )
+        for row in reversed(found)
+    ]
+
+
+def _shown(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {name[:63]: repr(value) for name, value in islice(metrics.items(), METRICS_SHOWN)}
+
+
 def best_trial(row: Row, metric: str) -> BestTrial:
     """One of the best, its values as strings, what is too large left out."""
     architecture: JsonObject = row.architecture or {}
     if len(json.dumps(architecture)) > ARCHITECTURE_BYTES:
         architecture = {}
-    metrics = {name[:63]: repr(value) for name, value in list(row.metrics.items())[:METRICS_SHOWN]}
-    return BestTrial(
-        number=row.number or 0, value=repr(row.metrics[metric]), metrics=metrics, architecture=architecture
-    )
+    value = repr(row.metrics[metric])
+    return BestTrial(number=row.number or 0, value=value, metrics=_shown(row.metrics), architecture=architecture)
 
 
 def duration(seconds: float) -> str:

@@ -68,6 +68,24 @@ def test_an_alarm_is_shown_by_both(capsys: pytest.CaptureFixture[str]) -> None:
     assert "trial 1, step 31" in capsys.readouterr().err
 
 
+def test_how_far_a_supernet_is_shows_in_both(capsys: pytest.CaptureFixture[str]) -> None:
+    def at(step: int) -> SearchStatus:
+        metrics = {"trainLoss": "0.123456789", "accuracy": "0.5", "loss": "1.5", "entropy": "2"}
+        supernet = {"number": 1, "kind": "supernet", "step": step, "metrics": metrics}
+        return status(0, running=[supernet, {"number": 2, "kind": "evaluate", "step": 100 + step}])
+
+    stream = io.StringIO()
+    with PlainDisplay(SPEC, stream, Rate(lambda: 0.0)) as shown:
+        for step in (3, 3, 4):
+            shown.update(at(step))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[1].endswith(" | trial 1 (supernet) at step 4: trainLoss 0.123457, accuracy 0.5, loss 1.5")
+    with LiveDisplay("digits", SPEC) as panel:
+        panel.update(at(5))
+    assert "trial 2 (evaluate) at step 105" in capsys.readouterr().err
+
+
 def test_the_panel_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     with LiveDisplay("digits", SPEC) as shown:
         shown.update(status(7, stage="evolving", eta="3 s"))

@@ -109,6 +109,23 @@ def test_large_architectures_and_many_metrics_stay_out_of_the_status() -> None:
     assert status.updated_time == "1970-01-01T00:00:00Z"
 
 
+def test_the_newest_running_trials_say_how_far_they_are() -> None:
+    table = TrialTable([Objective(metric="accuracy")])
+    for number in range(1, 10):
+        table.apply(r.Submitted(number=number, kind=TrialKind.SUPERNET))
+        leased = {"attempt": 1, "lease": "", "epoch": 1, "counter": number, "worker": "", "job": "", "time": 0.0}
+        table.apply(r.Leased(number=number, **leased))
+        if number != 8:
+            points = [MetricPoint(step=step, metrics={"loss": step / 4}) for step in (1, number)]
+            table.apply(r.Reported(number=number, points=points))
+    table.apply(r.Result(number=9, state=TrialState.SUCCEEDED, metrics={"accuracy": 1.0}, time=0.0))
+    running = search_status(table, max_trials=9, verdict=Verdict(), now=0.0).running
+    assert [(each.number, each.step, each.metrics) for each in running] == [
+        (number, number, {"loss": str(number / 4)}) for number in range(3, 8)
+    ]
+    assert {each.kind for each in running} == {"supernet"}
+
+
 def test_records_come_back_from_json() -> None:
     point = MetricPoint(step=1, metrics={"loss": 0.5})
     for record in (

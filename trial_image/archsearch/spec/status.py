@@ -50,6 +50,17 @@ class BestTrial(Model):
     architecture: FreeForm = Field(default_factory=dict, description="The architecture, a decision for each choice.")
 
 
+class RunningTrial(Model):
+    """How far a trial is."""
+
+    number: Count = Field(description="Number of the trial.")
+    kind: Short = Field(default="", description="evaluate, supernet, inherit, retrain, …")
+    step: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(default=0, description="Its newest epoch or step.")
+    metrics: Annotated[dict[str, Value], Field(max_length=16)] = Field(
+        default_factory=dict, description="What it reported of that step, decimal numbers in strings."
+    )
+
+
 class Alarm(Model):
     """What a running trial warns of."""
 
@@ -86,6 +97,9 @@ class SearchStatus(Model):
     stage: Short = Field(default="", description="Phase of the strategy.")
     progress: Short = Field(default="", description="Finished trials of the most that may run, for example 12/40.")
     trials: TrialCounts = Field(default_factory=TrialCounts, description="Trials by state.")
+    running: Annotated[list[RunningTrial], Field(max_length=5)] = Field(
+        default_factory=list, description="Some of the running trials that reported a step, the newest last."
+    )
     best: Annotated[list[BestTrial], Field(max_length=5)] = Field(
         default_factory=list, description="The best trials, best first."
     )
