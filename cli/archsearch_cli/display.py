@@ -112,7 +112,7 @@ class PlainDisplay:
         rate = self._rate.per_minute(status)
         if news == self._last:
             return
-        self._last = news
+        told, self._last = alarm in self._last, news
         parts = [f"trials {status.progress or '0'} ({states(status)})", f"best {best_text(best, self._spec)}"]
         if status.stage:
             parts.insert(0, status.stage)
@@ -124,7 +124,7 @@ class PlainDisplay:
             parts.append(f"ETA {status.eta}")
         if status.waiting:
             parts.append(f"waiting: {_waiting(status)}")
-        if alarm:
+        if alarm and not told:
             parts.append(f"alarm: {alarm}")
         self._stream.write(" | ".join(parts) + "\n")
         self._stream.flush()

@@ -60,9 +60,11 @@ def test_an_alarm_is_shown_by_both(capsys: pytest.CaptureFixture[str]) -> None:
         shown.update(status(4))
         shown.update(status(4, alarms=alarms))
         shown.update(status(4, alarms=alarms))
+        shown.update(status(5, alarms=alarms))
     lines = stream.getvalue().splitlines()
-    assert len(lines) == 2
     assert lines[1].endswith(" | alarm: trial 1, step 31: the cell collapses (and 1 more)")
+    assert "alarm" not in lines[2]  # told once
+    assert len(lines) == 3
     with LiveDisplay("digits", SPEC) as panel:
         panel.update(status(4, alarms=alarms))
     assert "trial 1, step 31" in capsys.readouterr().err
