@@ -11,7 +11,7 @@ no former). After the warm-up, steps take turns with the same weight update of t
 path (of mixtures: of an architecture drawn at random), and on a space of images with the step of a mixed operation
 written out, ``sum(w * op(x))``, with one backward pass into everything. All are medians of the same rounds. Ratios
 are medians of the rounds' ratios. Memory is the peak of the process before the others join, above what it was with
-everything loaded and no network made.
+everything loaded (the compiler too, where it is asked for) and no network made; what compiling takes is left out.
 
 Runs from a plain checkout with torch, numpy, pydantic and safetensors.
 """
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import json
 import os
 import statistics
@@ -36,6 +35,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 for _part in ("trial_image", "strategies", "tests"):
     sys.path.insert(0, str(ROOT / _part))
+
+from memory import Memory  # noqa: E402 - beside this file
 
 IMAGES = ("nasbench201", "darts")
 SPACES = [*IMAGES, "textnas"]
@@ -259,10 +260,12 @@ def alone(made: Callable[[str], Any], host: str, options: argparse.Namespace) ->
 def compared(name: str, made: Callable[[str], Any], options: argparse.Namespace, *, mixed: bool) -> dict[str, Any]:
     """An algorithm's figures, and of the same rounds a plain network's and a naive mixture's."""
     Case(made(f"tiny {name}"), Clock(options.device)).step(0)  # all that it imports is there, before memory is counted
-    clock, memory = Clock(options.device), Memory(options.device)
+    clock, memory = Clock(options.device), Memory(options.device, compiler=options.compile)
     case = Case(made(name), clock)
     for number in range(options.warmup + 3):
         case.step(number)
+        if number == 0 and options.compile:
+            memory.reset()  # what compiling takes is over by now
     row: dict[str, Any] = {
         "compiled": bool((compiled := case.trainer.bench.compiled) and compiled.works),
         "memoryMB": memory.peak(),
@@ -363,42 +366,6 @@ def naive_trainer() -> type[Any]:
             return loss
 
     return Naive
-
-
-class Memory:
-    """Megabytes above what there was: of the process, or allocated on the device."""
-
-    def __init__(self, device: str) -> None:
-        import torch
-
-        self.device = device
-        loaded(device)
-        gc.collect()
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated() / 1e6
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-            self.before = _status("VmRSS")
-
-    def peak(self) -> float:
-        import torch
-
-        now = torch.cuda.max_memory_allocated() / 1e6 if self.device == "cuda" else _status("VmHWM")
-        return now - self.before
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(field))
-
-
-def loaded(device: str) -> None:
-    """Have the libraries behind convolutions loaded before memory is counted."""
-    import torch
-
-    x = torch.randn(2, 3, 8, 8, device=device, requires_grad=True)
-    torch.nn.functional.conv2d(x, torch.randn(4, 3, 3, 3, device=device, requires_grad=True)).sum().backward()
 
 
 def kernel_share(case: Case, begin: int, steps: int = 5) -> float:
