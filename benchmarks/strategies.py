@@ -1,6 +1,6 @@
 """What strategies cost: ask and tell at 1,000, 10,000 and 100,000 trials, memory a trial, and a large simulated run.
 
-    python benchmarks/strategies.py                                   # all strategies, up to --limit seconds each
+    python benchmarks/strategies.py                         # all but one-shot ones, up to --limit seconds each
     python benchmarks/strategies.py --strategies random,tpe --trials 10000
 
 Ask and tell: processor time of handing one result to the strategy until it has asked for what comes next, without model
@@ -22,20 +22,34 @@ from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from archsearch import registry
 from archsearch.errors import ArchsearchError
-from archsearch.protocol import TrialState
+from archsearch.protocol import TrialKind, TrialState
 from archsearch.space import Architecture, SearchSpace
 from archsearch.space.choices import Categorical
 from archsearch.spec.experiment import Budget, Objective
 from archsearch_strategies.driver.rows import Row
 from archsearch_strategies.simulate import Answer, Simulation
-from archsearch_strategies.strategy import Compute, Execution, Result, Submit, strategy_run
+from archsearch_strategies.strategy import Compute, Execution, Result, Strategy, Submit, strategy_run
 
 CHOICES, CANDIDATES = 12, "abcde"
 WINDOW = 1000
 OBJECTIVE = Objective(metric="score")
+CONFIGS = {"asha": {"maxFidelity": 64}, "hyperband": {"maxFidelity": 81}}
+
+
+def strategy(name: str) -> Strategy[Any]:
+    """The strategy of that name with its defaults."""
+    found: type[Strategy[Any]] = registry.find("archsearch.strategies", name)
+    return found(found.Config.model_validate(CONFIGS.get(name, {})))
+
+
+def classic() -> list[str]:
+    """Names of the strategies that train architectures one by one: with others most of the cost is a supernet's."""
+    names = registry.registered("archsearch.strategies")
+    return [name for name in names if TrialKind.SUPERNET not in registry.find("archsearch.strategies", name).kinds]
 
 
 def space() -> SearchSpace:
@@ -70,9 +84,8 @@ def resident() -> int:
 
 def ask_and_tell(name: str, sizes: list[int], limit: float, fits: int, seed: int) -> None:
     """Feed one strategy until the last size, the end of its space or the limit, and print a line at each size."""
-    found = registry.find("archsearch.strategies", name)
     run = strategy_run(space(), [OBJECTIVE], seed=seed, parallelism=1, max_trials=sizes[-1])
-    execution = Execution(found(found.Config()), run)
+    execution = Execution(strategy(name), run)
     asked: deque[Submit] = deque()
     times, before, start = Times(), resident(), time.perf_counter()
     done, last = 0, ""
@@ -137,10 +150,9 @@ def simulated(name: str, trials: int, workers: int, seed: int) -> None:
         value = score(row.architecture or {})
         return Answer({"score": value}, 60.0 + 600.0 * value)
 
-    found = registry.find("archsearch.strategies", name)
     before, start = resident(), time.perf_counter()
     simulation = Simulation(
-        found(found.Config()),
+        strategy(name),
         space(),
         [OBJECTIVE],
         answer,
@@ -161,14 +173,14 @@ def simulated(name: str, trials: int, workers: int, seed: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategies", default="", help="names, by commas; all that are registered")
+    parser.add_argument("--strategies", default="", help="names, by commas; all but one-shot ones")
     parser.add_argument("--trials", type=int, default=100_000, help="the largest size")
     parser.add_argument("--workers", type=int, default=1000, help="of the simulated run")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for one strategy's ask and tell")
     parser.add_argument("--fits", type=int, default=200, help="trials before each size in which models are fitted")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    names = [name for name in options.strategies.split(",") if name] or registry.registered("archsearch.strategies")
+    names = [name for name in options.strategies.split(",") if name] or classic()
     sizes = [size for size in (1000, 10_000, 100_000) if size < options.trials] + [options.trials]
     print(f"python {platform.python_version()}, {os.cpu_count()} cores, {space().size():,} architectures")
     failed = 0
