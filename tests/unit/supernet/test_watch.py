@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import yaml
+from support import supernets
 from support.edge_cells import EdgeNet
 from support.supernets import Recorder, loop_of, tiny, trainer_of
 
@@ -13,8 +16,11 @@ from archsearch.nn import describe
 from archsearch.supernet.options import SupernetConfig
 from archsearch.supernet.run import Watch
 from archsearch.supernet.trainer import Epoch
+from archsearch.trial.context import TrialStopped
+from archsearch.zoo.nasbench201 import NASBench201
 from archsearch_strategies.algorithms.darts import DartsTrainer
 
+COLLAPSE = Path(__file__).parents[3] / "examples" / "oneshot" / "darts-collapse.yaml"
 NASBENCH201 = describe(tiny())
 EDGES = [choice.name for choice in NASBENCH201.choices]
 
@@ -77,3 +83,25 @@ def test_epochs_in_which_only_weights_are_trained_raise_no_alarm(tmp_path: Path)
     assert [bool(each) for each in told] == [False] * 32 + [True]
     trainer = trainer_of(DartsTrainer, {"epochs": 3, "warmupEpochs": 2}, tmp_path)
     assert [trainer.learns(number) for number in range(3)] == [False, False, True]
+
+
+def test_plain_darts_collapses_in_the_manifest_that_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search is stopped when the alarm is raised: well before its end, at more skip connections than not."""
+    spec = yaml.safe_load(COLLAPSE.read_text())["spec"]
+    data = {name: spec["evaluator"]["config"][name] for name in ("dataset", "trainSize", "validationSize")}
+    monkeypatch.setattr(supernets, "DATA", data)
+
+    class Stopping(Recorder):
+        def poll(self) -> list[str]:
+            return ["stop"] if self.messages and self.messages[-1].get("alarm") else []
+
+    line, args, config = Stopping(), spec["modelSpace"]["zoo"]["args"], spec["strategy"]["config"]
+    trainer = trainer_of(
+        DartsTrainer, config, tmp_path, build=lambda: NASBench201(input_channels=1, **args), channel=line
+    )
+    with pytest.raises(TrialStopped):
+        loop_of(trainer).run()
+    *_, last = line.messages
+    assert last["step"] < config["epochs"] - 1
+    assert "the search collapses" in last["alarm"]
+    assert last["metrics"]["skipRatio"] >= 0.5
