@@ -112,7 +112,9 @@ def experiment(name: str, **config: Any) -> Any:
 
 async def test_a_supernet_that_failed_ends_the_search_with_its_words(tmp_path: Path) -> None:
     launcher = fake.FakeLauncher(worker(tmp_path))
-    summary = await fake.run(tmp_path, experiment("gdas", learningRate=1000.0, clipNorm=0.0, epochs=3), launcher)
+    summary = await fake.run(
+        tmp_path, experiment("gdas", learningRate=1000.0, weightDecay=100.0, clipNorm=0.0, epochs=6), launcher
+    )
     assert (summary.state, summary.reason) == ("Failed", "SearchFailed")
     assert "training diverged; lower learningRate" in summary.message
 
