@@ -50,6 +50,11 @@ def test_a_supernet_goes_on_when_its_pod_is_deleted(experiment: Maker, installat
             lambda: any(each.key.endswith("manifest.json") for each in store.list("trials/1/checkpoints")),
             explain=found.explain,
         )
+    until(
+        "the status says how far the supernet is",
+        lambda: [(each["number"], each["kind"]) for each in found.search().get("running", [])] == [(1, "supernet")],
+        explain=found.explain,
+    )
     kubectl("-n", found.namespace, "delete", "pod", pod, "--wait=false")
     found.until_condition("Succeeded", seconds=400)
     records, summary, weights = records_of(found, installation)
