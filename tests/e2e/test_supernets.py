@@ -38,7 +38,7 @@ def records_of(found: Experiment, installation: Installation) -> tuple[list[dict
 
 
 def test_a_supernet_goes_on_when_its_pod_is_deleted(experiment: Maker, installation: Installation) -> None:
-    epochs = 40
+    epochs = 100
     zoo = {"name": "nasbench201", "args": {"channels": 2, "cells": 1}}
     found = experiment("darts").apply(search("darts", zoo, {"epochs": epochs}))
     pod = until(

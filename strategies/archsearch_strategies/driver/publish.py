@@ -13,7 +13,7 @@ from archsearch_strategies.launch.kubeapi import ApiError
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 1.0
-QUIET_SECONDS = 10.0  # between two writes of which only the estimate of the time left is new
+QUIET_SECONDS = 10.0  # between two writes of which only the steps of running trials and the time left are new
 LONGEST_PAUSE_SECONDS = 30.0
 
 
@@ -96,4 +96,4 @@ class StatusPublisher:
 
 
 def _essence(status: JsonObject) -> JsonObject:
-    return {key: value for key, value in status.items() if key not in {"updatedTime", "eta", "gpuSeconds"}}
+    return {key: value for key, value in status.items() if key not in {"updatedTime", "eta", "gpuSeconds", "running"}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from archsearch.spec.status import SearchStatus, Verdict, Waiting
+from archsearch.spec.status import RunningTrial, SearchStatus, Verdict, Waiting
 from archsearch_strategies.driver import publish
 from archsearch_strategies.driver.publish import StatusPublisher
 from archsearch_strategies.launch.kubeapi import ApiError
@@ -53,19 +53,21 @@ async def test_what_is_absent_is_written_as_null() -> None:
     assert api.written[-1]["waiting"] is None
 
 
-async def test_an_estimate_alone_is_not_written_at_once_but_at_the_end(monkeypatch: Any) -> None:
+async def test_an_estimate_and_steps_alone_are_not_written_at_once_but_at_the_end(monkeypatch: Any) -> None:
     monkeypatch.setattr(publish, "INTERVAL_SECONDS", 0.01)
     api = Api()
     publisher = StatusPublisher(api, "digits")
     publisher(status("1/2", eta="9 s"))
     task = asyncio.create_task(publisher.run())
     await asyncio.wait_for(api.changed.wait(), 20)
-    publisher(status("1/2", eta="8 s", updated_time="2026-01-01T00:00:00Z"))
+    running = [RunningTrial(number=1, kind="supernet", step=7)]
+    publisher(status("1/2", eta="8 s", updated_time="2026-01-01T00:00:00Z", running=running))
     await asyncio.sleep(0.1)
     assert len(api.written) == 1
     assert await publisher.finish(20)
     task.cancel()
     assert [each["eta"] for each in api.written] == ["9 s", "8 s"]
+    assert [[trial["step"] for trial in each["running"]] for each in api.written] == [[], [7]]
 
 
 async def test_an_api_server_that_is_away_is_tried_again(monkeypatch: Any) -> None:
