@@ -61,7 +61,7 @@ CELLS: dict[str, dict[str, Any]] = {
         **_COMMON,
         "epochs": 150,
         "population": 20,
-        "generations": 4,
+        "generations": 3,
         "parents": 5,
         "crossover": 10,
         "mutation": 10,
@@ -88,7 +88,7 @@ RANKING = {
 }
 POOL, NEAREST = 6, 3
 # Cells differ by a few percent, which a thousand images cannot tell apart.
-MORE = {"ranking": {"validationSize": 5000, "epochs": 12}}
+MORE = {("ranking", "spos"): {"validationSize": 5000, "epochs": 12}, ("cells", "spos"): {"validationSize": 5000}}
 COUNTED = [{"metric": "params", "min": "1"}]  # a bound on parameters has them counted
 DATA = {"dataset": "fashion-mnist", "trainSize": 2000, "validationSize": 1000, "epochs": 6, **_COMMON}
 
@@ -126,7 +126,7 @@ class Case:
                     "objectives": [{"metric": "accuracy", "goal": "Maximize"}],
                     "modelSpace": {"zoo": {"name": "nasbench201", "args": {"channels": 8, "cells": 1}}},
                     "strategy": {"name": self.name.removesuffix("-pt"), "config": config},
-                    "evaluator": {"name": "classification", "config": DATA | MORE.get(self.group, {})},
+                    "evaluator": {"name": "classification", "config": DATA | MORE.get((self.group, self.name), {})},
                     "retrain": {},
                     "budget": {"maxTrials": 100},
                 },
@@ -228,11 +228,19 @@ def run(case: Case, out: Path, searches: Searches) -> None:
         return
     found = json.loads(summary.read_text())
     kept = {key: found.get(key) for key in ("state", "message", "retrained", "best", "alarms")}
-    kept |= {"trainedAs": case.name if case.group == "control" else case.trained_as}
+    if case.group != "control":
+        kept |= {"trainedAs": case.trained_as, "params": parameters(out / case.title)}
     partial = result.with_suffix(".tmp")
     partial.write_text(json.dumps(kept | {"seconds": found.get("elapsedSeconds"), "trials": curve(out / case.title)}))
     partial.replace(result)
     print(f"{case.title}: {score(kept['retrained'] or kept['best']):.4f}", flush=True)
+
+
+def parameters(folder: Path) -> int:
+    """Of the network that a run found. The inherited trial's own may be those of a smaller one (`modelArgs`)."""
+    import archsearch
+
+    return sum(each.numel() for each in archsearch.load(folder).parameters())
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -299,7 +307,7 @@ def random_ones(runs: list[dict[str, Any]]) -> list[tuple[float, float]]:
 
 def alike(result: dict[str, Any], pool: list[tuple[float, float]]) -> list[float]:
     """Accuracies of the random architectures that come nearest in parameters to the one that was found."""
-    size = result["best"][0]["metrics"]["params"]
+    size = result["params"]
     return [accuracy for _, accuracy in sorted(pool, key=lambda each: abs(each[0] - size))[:NEAREST]] or [float("nan")]
 
 

@@ -11,11 +11,11 @@ from support.supernets import DATA, context_of
 import archsearch
 from archsearch.errors import UserError
 from archsearch.evaluate.kinds import run_kind, set_up
-from archsearch.nn import describe
+from archsearch.nn import describe, fix
 from archsearch.protocol import TrialKind
-from archsearch.spec.experiment import EvaluatorSpec, ModelSpace
+from archsearch.spec.experiment import Constraint, EvaluatorSpec, ModelSpace
 from archsearch.supernet.run import build_overlaid
-from archsearch.trial.context import TrialContext
+from archsearch.trial.context import Infeasible, TrialContext
 from archsearch.zoo.darts import DARTS
 from archsearch.zoo.nasbench201 import NASBench201
 from archsearch_cli.output import Format
@@ -62,6 +62,13 @@ def test_a_narrower_supernet_is_trained_inherited_from_and_exported(tmp_path: Pa
     assert 0 <= judged.metrics["accuracy"] <= 1
     with pytest.raises(UserError, match="no supernet of NASBench201"):
         run_kind(trial(tmp_path, TrialKind.INHERIT, params={**inherit, "modelArgs": {}}, **given))
+    network = fix(NASBench201(channels=3, cells=1, input_channels=1), found["architecture"])
+    size = sum(each.numel() for each in network.parameters())
+    limits = {most: [Constraint(metric="params", max=str(most))] for most in (size, size - 1)}
+    costs = run_kind(trial(tmp_path, TrialKind.INHERIT, params=inherit, constraints=limits[size], **given)).metrics
+    assert costs == {**judged.metrics, "params": size}, "constraints are on the network that the search is for"
+    with pytest.raises(Infeasible, match=f"params is {size}, outside the constraint"):
+        run_kind(trial(tmp_path, TrialKind.INHERIT, params=inherit, constraints=limits[size - 1], **given))
     params = {**inherit, "target": "best", "inherited": True}
     export = trial(tmp_path, TrialKind.EXPORT, params=params, **given)
     assert run_kind(export).metrics["accuracy"] == judged.metrics["accuracy"]

@@ -346,7 +346,10 @@ def _inherit(context: TrialContext) -> KindResult:
     seed_everything(context.seed, context.device)
     whole, space, _ = build_overlaid(setup, assignment)
     architecture = space.validate(assignment.architecture)
-    costs = _costs(context, setup, lambda: fix(whole, architecture))  # no weights are read for what costs too much
+    narrow = bool(assignment.params.get("modelArgs"))
+    # Of the network that the search is for, which the supernet may be a smaller one of; no weights are read for what
+    # costs too much.
+    costs = _costs(context, setup, lambda: network(assignment, setup).model if narrow else fix(whole, architecture))
     model = inherited(context, whole, architecture)
     return KindResult(check_final(assignment, {**costs, **run_inherit(context, setup, model)}))
 
