@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,14 @@ def test_two_copy_what_is_large_and_share_it(monkeypatch: pytest.MonkeyPatch) ->
             tensor.add_(1)
         buffers.take(tensors)
     assert all(torch.equal(buffers.tensors[name], tensor) for name, tensor in tensors.items())
+
+
+def test_what_was_copied_is_not_kept_alive() -> None:
+    buffers = Buffers()
+    tensor = torch.ones(3)
+    buffers.take({"made for the checkpoint": tensor})
+    gone = weakref.ref(tensor)
+    del tensor
+    assert gone() is None
+    buffers.take({"made for the checkpoint": torch.full((5,), 2.0)})  # of another form, perhaps at the same address
+    assert buffers.tensors["made for the checkpoint"].tolist() == [2.0] * 5

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NICENESS = 10  # of the thread: it takes the CPU that training leaves
+_Seen = tuple["weakref.ref[Tensor]", tuple[Any, ...]]
 PART_BYTES = 2_000_000  # that one of the two who copy takes at a time
 
 
@@ -32,7 +34,7 @@ class Buffers:
     def __init__(self, helper: Executor | None = None) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._helper = helper
-        self._sources: list[Tensor] = []
+        self._sources: list[_Seen] = []
         self._targets: list[Tensor] = []
         self._forms: list[Any] = []
         self._parts: list[slice] = []
@@ -44,12 +46,12 @@ class Buffers:
 
         sources = list(tensors.values())
         # Asked for their forms, thousands of tensors take a millisecond; the same objects have the same.
-        known = zip(sources, self._sources, self._forms, strict=False)
-        forms = [form if new is old else _form(new) for new, old, form in known]
-        forms += map(_form, sources[len(forms) :])
+        known = zip(sources, self._sources, strict=False)
+        seen = [old if old[0]() is new else _seen(new) for new, old in known]
+        seen += map(_seen, sources[len(seen) :])
+        self._sources, forms = seen, [form for _, form in seen]
         if forms != self._forms or list(self.tensors) != list(tensors):
             self._make(tensors, forms)
-        self._sources = sources
         if self._helper is None or self._on_gpu or len(self._parts) < 2:
             self._copy(sources, deque(self._parts))
         else:
@@ -84,8 +86,9 @@ class Buffers:
         self._parts = list(_parts([tensor.nbytes for tensor in self._targets]))
 
 
-def _form(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.shape, tensor.dtype, tensor.stride(), tensor.is_cuda
+def _seen(tensor: Tensor) -> _Seen:
+    """A tensor, which is the trainer's to free, and its form."""
+    return weakref.ref(tensor), (tensor.shape, tensor.dtype, tensor.stride(), tensor.is_cuda)
 
 
 def _parts(sizes: list[int]) -> Iterator[slice]:
