@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from archsearch.nn import LayerChoice
 from archsearch.store.checkpoint import write_checkpoint
-from archsearch.supernet.state import tensors_of
+from archsearch.supernet.state import state_of
 
 CHANNELS, LAYERS, CANDIDATES, SIZE, BATCH = 64, 24, 9, 8, 16
 WARM_UP_STEPS, PAUSE_SECONDS = 5, 4.0
@@ -80,10 +80,9 @@ class Training:
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self.saved = True
-        tensors = {f"model.{name}": value for name, value in tensors_of(self.model).items()}
-        for index, parameter in enumerate(self.model.parameters()):
-            tensors[f"optimizer.{index}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        return tensors, {"steps": self.steps}
+        tensors, _ = state_of(self.model, "model.")
+        slots, _ = state_of(self.optimizer, "optimizer.")
+        return tensors | slots, {"steps": self.steps}
 
     def step(self) -> float:
         self.optimizer.zero_grad(set_to_none=True)

@@ -7,11 +7,14 @@
 
 Every case is a process of its own: 2 threads, batches of 16 images of 3x32x32, width 16, 3 cells (NAS-Bench-201: one a
 stage); textnas on sentences, in its own space. A step is an update of the architecture and one of the weights (spos has
-no former). After the warm-up, steps take turns with the same weight update of the plain fixed network of that step's
-path (of mixtures: of an architecture drawn at random), and on a space of images with the step of a mixed operation
-written out, ``sum(w * op(x))``, with one backward pass into everything. All are medians of the same rounds. Ratios
-are medians of the rounds' ratios. Memory is the peak of the process before the others join, above what it was with
-everything loaded (the compiler too, where it is asked for) and no network made; what compiling takes is left out.
+no former); a controller's proposals, the weight update's too, are time of the architecture. After the warm-up, steps
+take turns with the same weight update of the plain network that computes what the step's path did: the drawn
+operations, on every edge that the algorithm keeps in search (gdas and proxylessnas sum all edges of a cell of DARTS,
+which are chosen only when the search is over), pools normalised where the supernet's are. Of mixtures it is a network
+drawn at random. On a space of images they also take turns with the step of a mixed operation written out,
+``sum(w * op(x))``, with one backward pass into everything. All are medians of the same rounds. Ratios are medians of
+the rounds' ratios. Memory is the peak of the process before the others join, above what it was with everything loaded
+(the compiler too, where it is asked for) and no network made; what compiling takes is left out.
 
 Runs from a plain checkout with torch, numpy, pydantic and safetensors.
 """
@@ -27,7 +30,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +48,7 @@ REFERENCES = ("naive", "plain")
 ARCHITECTURE = ("architecture_step", "gate_step", "joint_step", "controller_step")
 CONFIG = {"enas": {"controllerSamples": 1}, "textnas": {"controllerSamples": 1}}
 WORDS, LAYERS, VOCABULARY = 24, 6, 1000
+Decisions = Mapping[str, Any]
 
 
 def main() -> None:
@@ -141,8 +146,8 @@ class Clock:
             torch.cuda.synchronize()
         return 1000 * time.perf_counter()
 
-    def add(self, name: str, since: float) -> None:
-        self.times.setdefault(name, []).append(self.now() - since)
+    def add(self, name: str, milliseconds: float) -> None:
+        self.times.setdefault(name, []).append(milliseconds)
 
     def ratio(self, one: str, other: str) -> float | None:
         """The median of the rounds' ratios."""
@@ -161,61 +166,88 @@ class Case:
         self.trainer, self.clock, self.prefix = trainer, clock, prefix
         inner = getattr(trainer, "inner", trainer)
         self.supernet = inner.supernet
-        self.path: Any = None  # the architecture that the last step's weights were updated on, of a single path
+        self.path: Decisions | None = None  # what the last step's weights were updated on, where it was a single path
+        self._timing, self._spent = False, 0.0
         self._batch = trainer.bench.weight_batch
         trainer.bench.weight_batch = self._noted
         for name in ARCHITECTURE:
             if hasattr(inner, name):
                 setattr(inner, name, self._timed(getattr(inner, name)))
+        if controller := getattr(inner, "controller", None):
+            controller.propose = self._timed(controller.propose)
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            since = self.clock.now()
+            if self._timing:  # within another one
+                return function(*args, **kwargs)
+            self._timing, since = True, self.clock.now()
             found = function(*args, **kwargs)
-            self.clock.add(f"{self.prefix}architecture", since)
+            self._spent += self.clock.now() - since
+            self._timing = False
             return found
 
         return timed
 
     def _noted(self) -> Any:
         """Whose weights are about to be updated."""
+        from archsearch.space import Subset
+
         supernet = self.supernet
-        mixtures = supernet.followed()
         self.path = supernet.architecture
-        if self.path is None and all(name in mixtures and len(mixtures[name].chosen) == 1 for name in supernet.choices):
-            found = {name: choice.options[mixtures[name].chosen[0]] for name, choice in supernet.choices.items()}
-            self.path = supernet.space.validate(found)
+        if self.path is None:
+            chosen = {name: supernet.mixture(name).chosen for name in supernet.choices}
+            inputs = {name for name, choice in supernet.choices.items() if isinstance(choice, Subset)}
+            if all(len(found) == 1 for name, found in chosen.items() if name not in inputs):
+                options = {name: [supernet.choices[name].options[at] for at in found] for name, found in chosen.items()}
+                self.path = {name: tuple(found) if name in inputs else found[0] for name, found in options.items()}
         return self._batch()
 
-    def step(self, number: int) -> None:
+    def step(self, number: int, *, timed: bool = True) -> None:
         trainer, clock = self.trainer, self.clock
         trainer.bench.step = number
-        since = clock.now()
+        self._spent, since = 0.0, clock.now()
         trainer.step(0, number)
         if hasattr(trainer, "controller_step"):
             trainer.controller_step(number)
-        clock.add(f"{self.prefix}step", since)
-        times = clock.times
-        own = times.get(f"{self.prefix}architecture", [0.0])[-1]
-        times.setdefault(f"{self.prefix}weights", []).append(times[f"{self.prefix}step"][-1] - own)
+        whole = clock.now() - since
+        if not timed:
+            return
+        clock.add(f"{self.prefix}step", whole)
+        clock.add(f"{self.prefix}weights", whole - self._spent)
+        if self._spent:
+            clock.add(f"{self.prefix}architecture", self._spent)
 
 
 class Plain:
-    """The weight updates of plain networks: what a training without any choice costs."""
+    """The weight updates of plain networks: what a training without any choice costs.
 
-    def __init__(self, bench: Any) -> None:
-        from archsearch.nn import describe
+    Args:
+        pools: normalise the outputs of pools, as supernets of the DARTS family do.
+    """
+
+    def __init__(self, bench: Any, *, pools: bool = False) -> None:
+        from archsearch.nn import LayerChoice
+        from archsearch.nn.describe import collect
+        from archsearch.supernet.mixing import Normalised
 
         self.bench = bench
         self.model = bench.model()
-        self.any = describe(self.model).sample(bench.rng("plain"))
+        for layer in [module for module in self.model.modules() if isinstance(module, LayerChoice)] if pools else []:
+            layer._modules |= {name: Normalised(layer[name]) for name in layer.names if "pool" in name}
+        space, self._fixing = collect(self.model)
+        self.any: Decisions = space.sample(bench.rng("plain"))
 
-    def network(self, architecture: Any = None) -> tuple[Any, Any]:
-        """An architecture's network after a first update, which made its momenta; without one of a random one."""
-        from archsearch.nn import fix
+    def network(self, decisions: Decisions | None = None) -> tuple[Any, Any]:
+        """A network after a first update, which made its momenta; without decisions that of a random architecture.
+
+        Args:
+            decisions: an architecture, but that any number of inputs may be taken: what a supernet computes in search.
+        """
+        from archsearch.nn.fixing import under
         from archsearch.supernet.optimization import WeightOptimizer
 
-        plain = copy.deepcopy(fix(self.model, architecture or self.any)).train()
+        with under(replace(self._fixing, decisions=decisions or self.any)):  # `fix` would refuse more inputs
+            plain = copy.deepcopy(self.model).train()
         made = plain, WeightOptimizer(plain.parameters(), self.bench.config, 1000, self.bench.device)
         self.update(made)
         return made
@@ -252,7 +284,7 @@ def alone(made: Callable[[str], Any], host: str, options: argparse.Namespace) ->
         bench.step = number
         since = clock.now()
         plain.update(network)
-        clock.add("weights", since)
+        clock.add("weights", clock.now() - since)
     weights = statistics.median(clock.times["weights"][options.warmup :])
     return {"step": weights, "architecture": None, "weights": weights, "memoryMB": memory.peak()}
 
@@ -272,18 +304,22 @@ def compared(name: str, made: Callable[[str], Any], options: argparse.Namespace,
     }
     if options.device == "cuda":
         row["kernelShare"] = kernel_share(case, options.warmup + 3)
-    plain = Plain(case.trainer.bench)
+    plain = Plain(case.trainer.bench, pools=case.supernet.normalise_pools)
     fixed = plain.network()
     naive = Case(made("naive"), clock, "naive ") if mixed else None
+    path = case.path
     for turn in range(-1, options.steps):
         if turn == 0:
             clock.times.clear()  # the others are warm now
         number = options.warmup + 4 + turn
+        if path is not None:
+            case.step(number, timed=False)  # caches and memory as `network` leaves them for the plain update
         case.step(number)
-        network = plain.network(case.path) if case.path is not None else fixed
+        path = case.path
+        network = fixed if path is None else plain.network(path)
         since = clock.now()
         plain.update(network)
-        clock.add("plain", since)
+        clock.add("plain", clock.now() - since)
         if naive is not None:
             naive.step(number)
     keys = {

@@ -58,6 +58,8 @@ def test_tensors_are_those_of_state_dict_themselves() -> None:
     found = tensors_of(net)
     assert found.keys() == wanted.keys()
     assert all(found[name] is value for name, value in wanted.items())
+    behind = tensors_of(net, "kept.")
+    assert behind == {f"kept.{name}": value for name, value in found.items()}
     assert {"own.scaled", "own.inner.weight", "hooked.weight", "shared.weight"} <= found.keys()
     assert not {"hooked.bias", "dropped", "nothing"} & found.keys()
     net.first[0] = nn.Conv2d(3, 4, 1)  # nothing is remembered of the module that was there

@@ -112,15 +112,16 @@ class Stepper:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def slots_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], JsonObject]:
-    """What an optimizer remembers of its parameters: tensors (live ones) and scalars, named INDEX.KEY."""
+def slots_of(optimizer: torch.optim.Optimizer, prefix: str = "") -> tuple[dict[str, Tensor], JsonObject]:
+    """What an optimizer remembers of its parameters: tensors (live ones, behind the prefix) and scalars, named
+    INDEX.KEY."""
     tensors: dict[str, Tensor] = {}
     scalars: JsonObject = {}
     parameters = (each for group in optimizer.param_groups for each in group["params"])
     for index, parameter in enumerate(parameters):
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{key}"] = value
+                tensors[f"{prefix}{index}.{key}"] = value
             else:
                 scalars[f"{index}.{key}"] = value
     return tensors, scalars

@@ -207,8 +207,8 @@ class Loop:
 
     def _snapshot(self) -> tuple[dict[str, Tensor], JsonObject]:
         tensors, state = random_state(self.bench.device)
-        kept, scalars = self.bench.snapshot()
-        tensors |= {f"kept.{name}": value for name, value in kept.items()} | self.bench.own_statistics()
+        kept, scalars = self.bench.snapshot("kept.")
+        tensors |= kept | self.bench.own_statistics()
         if self.position.losses:
             tensors["losses"] = torch.stack(self.position.losses).cpu()
         return tensors, {

@@ -39,13 +39,14 @@ class Extra(Protocol):
 Kept = nn.Module | torch.optim.Optimizer | Stateful
 
 
-def state_of(thing: Kept) -> tuple[Tensors, JsonObject]:
-    """Its tensors (live ones, by name) and JSON."""
+def state_of(thing: Kept, prefix: str = "") -> tuple[Tensors, JsonObject]:
+    """Its tensors (live ones, by name behind the prefix) and JSON."""
     if isinstance(thing, torch.optim.Optimizer):
-        return slots_of(thing)
+        return slots_of(thing, prefix)
     if isinstance(thing, nn.Module):
-        return tensors_of(thing), thing.extra_state() if isinstance(thing, Extra) else {}
-    return thing.state()
+        return tensors_of(thing, prefix), thing.extra_state() if isinstance(thing, Extra) else {}
+    tensors, state = thing.state()
+    return {f"{prefix}{name}": value for name, value in tensors.items()}, state
 
 
 def give_back(thing: Kept, tensors: Tensors, state: JsonObject) -> None:
@@ -60,10 +61,10 @@ def give_back(thing: Kept, tensors: Tensors, state: JsonObject) -> None:
         thing.restore(tensors, state)
 
 
-def tensors_of(module: nn.Module) -> Tensors:
-    """The tensors of ``module.state_dict(keep_vars=True)``, under its names."""
+def tensors_of(module: nn.Module, prefix: str = "") -> Tensors:
+    """The tensors of ``module.state_dict(prefix=prefix, keep_vars=True)``, under its names."""
     found: Tensors = {}
-    waiting = [("", module)]
+    waiting = [(prefix, module)]
     while waiting:
         prefix, here = waiting.pop()
         plain = _is_plain(type(here))  # type: ignore[arg-type]  # a class is hashable, whatever its objects are

@@ -278,13 +278,13 @@ class Workbench:
         for each, part in zip(own, torch.split(row, [each.numel() for each in own]), strict=True):
             each.detach().copy_(part.view_as(each))
 
-    def snapshot(self) -> tuple[Tensors, JsonObject]:
-        """Everything kept: live tensors named KEPT.NAME, which whoever keeps them copies, and JSON."""
+    def snapshot(self, prefix: str = "") -> tuple[Tensors, JsonObject]:
+        """Everything kept: live tensors named PREFIX + KEPT.NAME, which whoever keeps them copies, and JSON."""
         tensors: Tensors = {}
         scalars: JsonObject = {}
         for name, thing in self._kept.items():
-            held, state = state_of(thing)
-            tensors |= {f"{name}.{key}": value for key, value in held.items()}
+            held, state = state_of(thing, f"{prefix}{name}.")
+            tensors |= held
             if state:
                 scalars[name] = state
         return tensors, scalars
