@@ -3,9 +3,10 @@
     python benchmarks/checkpoint.py [--interval 10] [--seconds 40] [--windows 3] [--threads 1]
 
 One trial under a driver and a worker trains in windows by turns without and with checkpoints. Printed: how long the
-trainer is held by one (median, 95th percentile, CPU time), beside writing and hashing it in the caller; the time that
-training loses by one, all in all, and that over 30 s; and the CPU time by one of the child's thread (writes and
-hashes), the worker's supervisor (uploads) and the server. Nothing heavy should run beside it: the load is printed.
+trainer is held by one (median, 95th percentile, CPU time), beside writing and hashing it in the caller, and beside one
+thread's copy of as many bytes in one piece, which says what the machine's memory does just now; the time that training
+loses by one, all in all, and that over 30 s; and the CPU time by one of the child's thread (writes and hashes), the
+worker's supervisor (uploads) and the server. Nothing heavy should run beside it: the load is printed.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from archsearch.store.checkpoint import write_checkpoint
 from archsearch.supernet.state import state_of
 
 CHANNELS, LAYERS, CANDIDATES, SIZE, BATCH = 64, 24, 9, 8, 16
-WARM_UP_STEPS, PAUSE_SECONDS = 5, 4.0
+WARM_UP_STEPS, PAUSE_SECONDS, PLAIN_COPIES = 5, 4.0, 12
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -154,6 +154,16 @@ def fit(
             start = time.perf_counter()
             write_checkpoint(Path(folder) / str(number), tensors, state)
             before_ms.append(1000 * (time.perf_counter() - start))
+    plain_ms = []
+    source = torch.ones(sum(tensor.nbytes for tensor in tensors.values()) // 4)
+    target = torch.ones_like(source)
+    context.checkpoint_seconds = float("inf")
+    for _ in range(PLAIN_COPIES):
+        for _ in range(3):
+            training.step()  # takes the caches, as before a checkpoint
+        start = time.perf_counter()
+        target.copy_(source)
+        plain_ms.append(1000 * (time.perf_counter() - start))
     return {
         "megabytes": sum(tensor.nbytes for tensor in tensors.values()) / 1e6,
         "tensors": len(tensors),
@@ -162,6 +172,7 @@ def fit(
         "holdP95Ms": sorted(training.holds)[min(count - 1, round(0.95 * (count - 1)))],
         "holdCpuMedianMs": statistics.median(training.hold_cpus),
         "inCallerMedianMs": statistics.median(before_ms),
+        "plainCopyMedianMs": statistics.median(plain_ms),
         "stepMs": 1000 * plain,
         "lostMs": 1000 * lost,
         "slowdownHere": lost / interval,

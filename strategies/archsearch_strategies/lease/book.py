@@ -1,13 +1,12 @@
-"""Who has which trial: the queue, the leases, and what becomes of an attempt. No HTTP in here."""
+"""Who has which trial: the leases, and what becomes of an attempt. No HTTP in here."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Protocol
 
 from archsearch.errors import ArchsearchError
@@ -32,6 +31,7 @@ from archsearch_strategies.driver.trials import TrialTable
 from archsearch_strategies.launch.base import WorkerLost
 from archsearch_strategies.lease.groups import Groups
 from archsearch_strategies.lease.judgement import judged
+from archsearch_strategies.lease.queues import Queues
 from archsearch_strategies.lease.turns import Turns
 
 LEASE_SECONDS = 30.0
@@ -107,14 +107,11 @@ class LeaseBook:
         self._now = now
         self._wall = wall
         self._counter = 0
-        self._queue: deque[tuple[Row, float]] = deque()  # (row, when it was offered)
-        self._first: deque[tuple[Row, float]] = deque()  # before the queue: controls, and what was given back
-        self._joint: deque[tuple[Row, float]] = deque()  # for all workers of a Job together
+        self._queues = Queues(now)
         self._groups = Groups(settings.nodes, settings.per_job, settings.lease_seconds, now)
         self._live: dict[Row, float] = {}  # leased rows and when their lease runs out
         self._controls: dict[str, Row] = {}  # leases of describe and export
         self._turns = Turns(all_at_once=settings.nodes > 1)
-        self._timers: set[asyncio.TimerHandle] = set()
         self.observe_wait: Callable[[float], None] = lambda seconds: None
         self.granted: Callable[[], None] = lambda: None
         self.rule: Rule | None = None  # may stop trials, as far as their reports go
@@ -142,19 +139,12 @@ class LeaseBook:
     def offer(self, row: Row, *, first: bool = False, delay: float = 0.0) -> None:
         """Put a pending row into the queue. Its submission must be durable."""
         if delay > 0:
-            loop = asyncio.get_running_loop()
-            self._timers = {timer for timer in self._timers if timer.when() > loop.time()}
-            self._timers.add(loop.call_later(delay, self._offer_again, row, first))
+            self._queues.later(delay, partial(self.offer, row, first=first))
             return
-        if self._groups.is_joint(row):
+        if joint := self._groups.is_joint(row):
             self._groups.expect(row)
-            (self._joint.appendleft if first else self._joint.append)((row, self._now()))
-        else:
-            (self._first if first or row.number is None else self._queue).append((row, self._now()))
+        self._queues.put(row, first=first, joint=joint)
         self.wake()
-
-    def _offer_again(self, row: Row, first: bool) -> None:
-        self.offer(row, first=first)
 
     def grant(self, request: LeaseRequest) -> Grant | None:
         """Lease the next row to this worker; None where there is none, or enough are out.
@@ -163,7 +153,7 @@ class LeaseBook:
         """
         if request.ranks > 1:
             return self._grant_part(request)
-        row = None if self.paused or self.over else self._pop(self._first, self._queue)
+        row = None if self.paused or self.over else self._take()
         return None if row is None else self._lease(row, request)
 
     def dismisses(self, request: LeaseRequest) -> bool:
@@ -179,7 +169,7 @@ class LeaseBook:
             message = f"rank {request.rank} of {request.ranks} ({request.worker}) has lost its part of the trial"
             self._end_attempt(left, Outcome(state=TrialState.PENDING, failure=FailureClass.PREEMPTED, message=message))
         asked = [] if self.paused or self.over else groups.ready(request)
-        row = self._pop(self._joint) if asked else None
+        row = self._take(joint=True) if asked else None
         if row is None:
             return None
         groups.begin(row, self._lease(row, asked[0]), asked)
@@ -322,26 +312,17 @@ class LeaseBook:
     def close(self) -> None:
         """Nothing comes any more."""
         self.over = True
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
+        self._queues.close()
         self.wake(every=True)
 
-    def _pop(self, *queues: deque[tuple[Row, float]]) -> Row | None:
+    def _take(self, *, joint: bool = False) -> Row | None:
         full = self._table.counts[TrialState.RUNNING] >= self.settings.parallelism
-        for queue in queues:
-            for _ in range(len(queue)):
-                row, offered = queue.popleft()
-                if row.state is not TrialState.PENDING:
-                    continue  # claimed back, or its result came late
-                if self.ended and _of_search(row):
-                    continue
-                if full and row.number is not None:
-                    queue.appendleft((row, offered))
-                    break
-                self.observe_wait(self._now() - offered)
-                return row
-        return None
+        found = self._queues.take(joint=joint, full=full, dropped=self._dropped)
+        if found is None:
+            return None
+        row, waited = found
+        self.observe_wait(waited)
+        return row
 
     def _find(self, secret: str, fence: Fence) -> Row | None:
         digest = _digest(secret)
