@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -86,8 +87,9 @@ def worker(folder: Path) -> fake.Evaluate:
         try:
             result = run_kind(context)
             weights = context.save_final_weights(result.metrics)
-        except ArchsearchError as error:
-            return Outcome(state=TrialState.FAILED, failure=FailureClass.USER_ERROR, message=str(error))
+        except Exception as error:
+            message = str(error) if isinstance(error, ArchsearchError) else traceback.format_exc()
+            return Outcome(state=TrialState.FAILED, failure=FailureClass.USER_ERROR, message=message)
         finally:
             context.close()
         artifacts = {"checkpoint": str(weights.relative_to(folder))} if weights is not None else {}
