@@ -66,6 +66,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     parser.add_argument("--case", nargs=2, metavar=("SPACE", "NAME"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.device == "cuda" and (reason := without_cuda()):
+        print(f"skipped: {reason}; --device cpu measures here")
+        return
     if options.case:
         print(json.dumps(measure(*options.case, options)))
         return
@@ -77,6 +80,13 @@ def main() -> None:
             partial = options.json.with_suffix(".part")
             partial.write_text(json.dumps({"options": vars(options) | {"json": None}, "rows": found}, indent=1))
             partial.replace(options.json)
+
+
+def without_cuda() -> str:
+    """Why nothing can be measured on a GPU; empty where it can."""
+    import torch
+
+    return "" if torch.cuda.is_available() else f"torch {torch.__version__} finds no CUDA device"
 
 
 def cases(spaces: list[str], only: list[str]) -> list[tuple[str, str]]:

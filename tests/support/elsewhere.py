@@ -8,7 +8,7 @@ raises. So it is tested without a GPU that everything is put on the device it be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -78,7 +78,7 @@ class Far(Tensor):
 def _check(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
     tensors = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
     strangers = [each for each in tensors if not isinstance(each, Far)]
-    if torch.Tag.pointwise in func.tags:
+    if torch.Tag.pointwise in func.tags or func.name().startswith("aten::_fused_"):  # optimizers group by real device
         strangers = [each for each in strangers if each.dim()]
     if func in INDEXED:
         strangers = [each for each in strangers if not isinstance(args[0], Far)]
@@ -170,11 +170,20 @@ def pretending() -> Iterator[Callable[[Tensor], bool]]:
         "current_stream": mock.MagicMock(),
         "get_device_name": lambda device=None: "pretended",
     }
+    autocast, scaler = torch.autocast, torch.amp.GradScaler
+    mixed: dict[str, Callable[..., Any]] = {
+        "torch.autocast": lambda device_type, **options: autocast("cpu", **options),
+        "torch.amp.GradScaler": lambda device, **options: scaler("cpu", **options),
+        "torch.inference_mode": torch.no_grad,  # in inference mode wrapped tensors have no views
+    }
     overwriting = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # what moves is of another class
     try:
-        # Wrapped tensors have no views in inference mode.
-        with mock.patch.multiple(torch.cuda, **asked), mock.patch("torch.inference_mode", torch.no_grad), _Device():
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.multiple(torch.cuda, **asked))
+            for name, own in mixed.items():
+                stack.enter_context(mock.patch(name, own))
+            stack.enter_context(_Device())
             yield lambda tensor: isinstance(tensor, Far)
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwriting)

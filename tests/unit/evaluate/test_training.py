@@ -273,10 +273,9 @@ def test_large_parts_stay_where_they_are(tmp_path: Path, make_context: MakeConte
     assert labels.shape == (2,)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_on_a_gpu_a_released_trial_resumes_with_its_loss_scale(
+def test_on_a_device_a_released_trial_resumes_with_its_loss_scale(
     make_context: MakeContext, line: Any, precision: str
 ) -> None:
     options = {**EVERYTHING, "precision": precision}

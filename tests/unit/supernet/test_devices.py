@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 import torch
 from support.supernets import final, resumed, trainer_of
+from support.synthetic import images, trainers, words
+from support.synthetic import trainer_of as synthetic
+from torch import nn
 
 from archsearch.registry import find
+from archsearch.zoo.nasbench201 import NASBench201
+from archsearch.zoo.textnas import TextNAS
 from tests.support import fake_worker as fake
 from tests.unit.supernet.test_every_algorithm import QUICK, experiment, stage_options, worker
 
@@ -56,3 +61,32 @@ async def test_a_search_on_the_device_ends_with_an_answer(name: str, tmp_path: P
     summary = await fake.run(tmp_path, experiment(name), fake.FakeLauncher(worker(tmp_path)))
     assert summary.state == "Succeeded", summary.message
     assert len(summary.controls) == 1
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", sorted(trainers()))
+def test_in_half_precision_a_search_goes_about_the_same_way(name: str, precision: str, tmp_path: Path) -> None:
+    def first_steps(**more: Any) -> list[float]:
+        text = name == "textnas"
+        task = words(64, vocabulary=100) if text else images(64, (3, 16, 16))
+        trainer = synthetic(trainers()[name], more, task, sentences if text else network, tmp_path, device="cuda")
+        losses = []
+        for number in range(2):
+            trainer.bench.step = number
+            losses.append(float(trainer.step(0, number).detach()))
+        if hasattr(trainer, "controller_step"):
+            trainer.controller_step(0)
+        return losses
+
+    exact, found = first_steps(), first_steps(precision=precision)
+    # The first step may be one that float16's scale is too large for, which leaves the weights alone.
+    assert found == [pytest.approx(exact[0], rel=0.01), pytest.approx(exact[1], rel=0.1)]
+
+
+def network() -> nn.Module:
+    return NASBench201(channels=4, cells=1)
+
+
+def sentences() -> nn.Module:
+    return TextNAS(vocabulary=100, embedding_size=8, hidden=8, layers=3, dropout=0.0)
