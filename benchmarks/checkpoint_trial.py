@@ -75,6 +75,9 @@ class Training:
         self.holds: list[float] = []
         self.hold_cpus: list[float] = []
         self.saved = False
+        self.waits = 0.0  # of the step under way, for the copy of the last checkpoint
+        self.optimizer.register_step_pre_hook(self._settle)
+        context.copied_later(self.optimizer)
         for index, parameter in enumerate(self.model.parameters()):  # each has its momentum from the start
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter) + index * 1e-6
 
@@ -84,11 +87,19 @@ class Training:
         slots, _ = state_of(self.optimizer, "optimizer.")
         return tensors | slots, {"steps": self.steps}
 
+    def _settle(self, *_: Any) -> None:
+        start = time.perf_counter()
+        self.context.settle()
+        self.waits = 1000 * (time.perf_counter() - start)
+
     def step(self) -> float:
+        saved = self.saved
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.model(self.inputs, self.steps).square().mean()
         loss.backward()
         self.optimizer.step()
+        if saved and self.holds:
+            self.holds[-1] += self.waits
         self.steps += 1
         start, cpu, self.saved = time.perf_counter(), time.thread_time(), False
         self.context.checkpoint_point(self.snapshot)

@@ -71,6 +71,7 @@ class DartsTrainer(DifferentiableTrainer[C]):
 
         weights, config, bench = self.weights, self.config, self.bench
         own = bench.weight_batch()
+        bench.context.settle()  # the weights move to and fro
 
         def loss(examples: Batch) -> Tensor:
             self.follow()

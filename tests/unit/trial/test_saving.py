@@ -192,3 +192,56 @@ def test_what_was_copied_is_not_kept_alive() -> None:
     assert gone() is None
     buffers.take({"made for the checkpoint": torch.full((5,), 2.0)})  # of another form, perhaps at the same address
     assert buffers.tensors["made for the checkpoint"].tolist() == [2.0] * 5
+
+
+@pytest.fixture
+def slow_helper(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Two cores, and a helper that copies only when it is let."""
+    monkeypatch.setattr(saving.os, "sched_getaffinity", lambda pid: {0, 1})
+    let, copy = threading.Event(), torch._foreach_copy_
+
+    def slow(*arguments: Any, **options: Any) -> None:
+        if threading.current_thread().name.startswith("archsearch-copies"):
+            assert let.wait(SECONDS)
+        copy(*arguments, **options)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", slow)
+    return let
+
+
+def test_what_stays_as_it_is_is_copied_while_the_trainer_goes_on(tmp_path: Path, slow_helper: threading.Event) -> None:
+    announced: list[str] = []
+    saver = Saver(tmp_path, announced.append)
+    tensors = state(1)
+    saver.save("1", tensors, {"at": 1}, later={id(tensors["weight"])})
+    tensors["step"].add_(1)  # was copied at once
+    assert announced == []
+    slow_helper.set()
+    saver.settle()
+    tensors["weight"].add_(1)
+    saver.save("2", tensors, {"at": 2}, later={id(tensor) for tensor in tensors.values()})
+    saver.close()  # settles
+    assert value_of(tmp_path / "1") == (1, {"at": 1})
+    assert value_of(tmp_path / "2") == (2, {"at": 2})
+    assert announced == ["1", "2"]
+
+
+def test_a_snapshot_that_changed_under_the_copy_is_left_out(
+    tmp_path: Path, slow_helper: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    announced: list[str] = []
+    saver = Saver(tmp_path, announced.append)
+    tensors = state(1)
+    later = {id(tensors["weight"])}
+    for name in ("1", "2"):  # the second one needs no settling any more
+        saver.save(name, tensors, {}, later)
+        for tensor in tensors.values():
+            tensor.add_(1)
+        slow_helper.set()
+        saver.settle()
+    saver.close()
+    assert announced == ["2"]
+    assert value_of(tmp_path / "2")[0] == 2
+    assert [record.message for record in caplog.records] == [
+        "checkpoint 1 is left out: tensors changed while they were copied"
+    ]

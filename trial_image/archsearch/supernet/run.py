@@ -140,6 +140,7 @@ class Loop:
     def _epoch(self) -> dict[str, float]:
         position, bench = self.position, self.bench
         bench.epoch = position.epoch
+        self.context.settle()  # between epochs a trainer may change what it likes
         if position.step == 0:
             self.trainer.begin_epoch(position.epoch)
         steps = self.trainer.steps

@@ -20,6 +20,7 @@ from archsearch.space import Rng
 from archsearch.spec.base import JsonObject
 from archsearch.supernet import distributed, weights
 from archsearch.supernet.elastic import widen
+from archsearch.supernet.optimization import WeightOptimizer
 from archsearch.supernet.state import Kept, Tensors, give_back, state_of
 
 if TYPE_CHECKING:
@@ -256,6 +257,8 @@ class Workbench:
         The name `model` is the supernet's: its tensors are the shared weights that later trials begin with.
         """
         self._kept[name] = thing
+        if isinstance(thing, WeightOptimizer):
+            self.context.copied_later(thing.optimizer)
         if isinstance(thing, torch.optim.Optimizer) and distributed.world().size > 1:
             thing.register_step_pre_hook(_average)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from archsearch.trial.metrics import numbers, probabilities, worth_keeping
 from archsearch.trial.saving import Saver
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     Tensors = Mapping[str, Tensor]
@@ -122,6 +123,7 @@ class TrialContext:
         self.checkpoint_seconds = checkpoint_seconds
         self._saver = Saver(directory / "checkpoints", self._announce)
         self._clock = clock
+        self._copied_later: list[torch.optim.Optimizer] = []
         self._saved_at = clock()
         self._saved = (
             int(resume.name.split("-")[0]) if resume is not None and resume.name.split("-")[0].isdigit() else 0
@@ -215,12 +217,14 @@ class TrialContext:
 
         Args:
             snapshot: gives the tensors and the JSON state from which the trial can go on; called only when wanted, then
-                on every rank, of which rank 0's is saved. Live tensors will do: they are copied before this returns.
+                on every rank, of which rank 0's is saved. Live tensors will do: they are copied before this returns,
+                those of `copied_later` in the step that follows.
 
         Raises:
             TrialStopped: the trial shall end with what it has.
             TrialReleased: the checkpoint is saved, another worker goes on.
         """
+        self.settle()
         flags = Flags(self.should_stop, self.should_release, self.checkpoint_due())
         if self.agree is not None:
             flags = self.agree(flags)
@@ -236,7 +240,7 @@ class TrialContext:
         """Copy a checkpoint; it is written in the background, and then uploaded by the supervisor.
 
         Args:
-            tensors: flat, any shape and device; free to change when this returns.
+            tensors: flat, any shape and device; free to change when this returns, but for those of `copied_later`.
             state: JSON (step, optimizer scalars, generator states).
 
         Raises:
@@ -246,8 +250,22 @@ class TrialContext:
         if not self.leads:
             return
         self._saved += 1
-        self._saver.save(f"{self._saved:08d}", tensors, state)
+        later = {id(tensor) for optimizer in self._copied_later for tensor in _tensors_of(optimizer)}
+        self._saver.save(f"{self._saved:08d}", tensors, state, later)
         self._saved_at = self._clock()
+
+    def copied_later(self, optimizer: torch.optim.Optimizer) -> None:
+        """Have checkpoints copy what this optimizer changes, its parameters and its own state, while the next step
+        computes its gradients: the trainer is held for less.
+
+        For parameters that nothing but `optimizer.step` changes; who changes them otherwise calls `settle` before.
+        """
+        self._copied_later.append(optimizer)
+        optimizer.register_step_pre_hook(lambda *_: self.settle())
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is copied: what follows may change any tensor."""
+        self._saver.settle()
 
     def close(self) -> None:
         """Wait for the checkpoint that is being written. For whoever runs the trial, at its end.
@@ -339,6 +357,14 @@ class TrialContext:
         for order in self._channel.poll():
             self._stop |= order == "stop"
             self._release |= order == "release"
+
+
+def _tensors_of(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """What the optimizer's steps change."""
+    for group in optimizer.param_groups:
+        yield from group["params"]
+    for held in optimizer.state.values():
+        yield from held.values()
 
 
 def _read(folder: Path | None, *, verify: bool = True) -> tuple[dict[str, Tensor], JsonObject] | None:

@@ -1,14 +1,19 @@
-"""Checkpoints in the background: the trainer is held while its tensors are copied, a thread writes and hashes them."""
+"""Checkpoints in the background: the trainer is held while its tensors are copied, a thread writes and hashes them.
+
+What stays as it is until the trainer's next step is copied while that step computes (Mohan et al., "CheckFreq:
+Frequent, Fine-Grained DNN Checkpointing", FAST 2021, section 4.2).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +23,8 @@ from archsearch.spec.base import JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 NICENESS = 10  # of the thread: it takes the CPU that training leaves
 _Seen = tuple["weakref.ref[Tensor]", tuple[Any, ...]]
@@ -40,8 +47,15 @@ class Buffers:
         self._parts: list[slice] = []
         self._on_gpu = False
 
-    def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy all tensors; done when this returns. From a GPU into pinned memory."""
+    def take(self, tensors: Mapping[str, Tensor], later: Collection[int] = ()) -> Copying | None:
+        """Copy all tensors. From a GPU into pinned memory.
+
+        Args:
+            later: `id` of those that need not be copied yet when this returns.
+
+        Returns:
+            What copies these; None where all are copied.
+        """
         import torch
 
         sources = list(tensors.values())
@@ -52,24 +66,24 @@ class Buffers:
         self._sources, forms = seen, [form for _, form in seen]
         if forms != self._forms or list(self.tensors) != list(tensors):
             self._make(tensors, forms)
-        if self._helper is None or self._on_gpu or len(self._parts) < 2:
-            self._copy(sources, deque(self._parts))
-        else:
-            left = deque(self._parts)
-            helped = self._helper.submit(self._copy, sources, left)
-            self._copy(sources, left)
+        if self._helper is not None and not self._on_gpu:
+            waits = [id(source) in later for source in sources] if later else []
+            if any(waits):
+                now = [(s, t) for s, t, wait in zip(sources, self._targets, waits, strict=True) if not wait]
+                rest = [(s, t) for s, t, wait in zip(sources, self._targets, waits, strict=True) if wait]
+                copying = Copying([s for s, _ in rest], [t for _, t in rest], self._helper)
+                _copy([s for s, _ in now], [t for _, t in now], deque([slice(len(now))] if now else []))
+                return copying
+        left = deque(self._parts)
+        helped = None
+        if self._helper is not None and not self._on_gpu and len(left) > 1:
+            helped = self._helper.submit(_copy, sources, self._targets, left)
+        _copy(sources, self._targets, left)
+        if helped is not None:
             helped.result()
         if self._on_gpu:
             torch.cuda.current_stream().synchronize()
-
-    def _copy(self, sources: list[Tensor], left: deque[slice]) -> None:
-        """Copy the parts that are left, one after the other, until whoever else takes of them took the last."""
-        import torch
-
-        with torch.no_grad(), contextlib.suppress(IndexError):
-            while True:
-                part = left.popleft()
-                torch._foreach_copy_(self._targets[part], sources[part], non_blocking=True)
+        return None
 
     def _make(self, tensors: Mapping[str, Tensor], forms: list[Any]) -> None:
         import torch
@@ -84,6 +98,36 @@ class Buffers:
         self._targets, self._forms = list(self.tensors.values()), forms
         self._on_gpu = any(tensor.is_cuda for tensor in tensors.values())
         self._parts = list(_parts([tensor.nbytes for tensor in self._targets]))
+
+
+class Copying:
+    """Tensors that a thread copies while the caller goes on."""
+
+    def __init__(self, sources: list[Tensor], targets: list[Tensor], helper: Executor) -> None:
+        self._sources, self._targets = sources, targets
+        self._versions = [source._version for source in sources]
+        self._left = deque(_parts([target.nbytes for target in targets]))
+        self._helped = helper.submit(_copy, sources, targets, self._left)
+
+    def finish(self) -> bool:
+        """Copy what is left together with the thread.
+
+        Returns:
+            Whether all stayed as they were in the meantime.
+        """
+        _copy(self._sources, self._targets, self._left)
+        self._helped.result()
+        return all(source._version == old for source, old in zip(self._sources, self._versions, strict=True))
+
+
+def _copy(sources: list[Tensor], targets: list[Tensor], left: deque[slice]) -> None:
+    """Copy the parts that are left, one after the other, until whoever else takes of them took the last."""
+    import torch
+
+    with torch.no_grad(), contextlib.suppress(IndexError):
+        while True:
+            part = left.popleft()
+            torch._foreach_copy_(targets[part], sources[part], non_blocking=True)
 
 
 def _seen(tensor: Tensor) -> _Seen:
@@ -125,32 +169,59 @@ class Saver:
         # A thread of its own: the writer's would hold up the trainer, being nice.
         self._helper = ThreadPoolExecutor(1, "archsearch-copies") if len(os.sched_getaffinity(0)) > 1 else None
         self._free = [self._buffers(), self._buffers()]  # one is written from while the other takes the next snapshot
+        self._copied: tuple[_Job, Copying] | None = None  # the newest, as long as it is being copied
+        self._later = True
         self._waiting: _Job | None = None
         self._writing = False
         self._closed = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    def save(self, name: str, tensors: Mapping[str, Tensor], state: JsonObject) -> None:
+    def save(self, name: str, tensors: Mapping[str, Tensor], state: JsonObject, later: Collection[int] = ()) -> None:
         """Copy a snapshot and have it written.
+
+        Args:
+            later: `id` of tensors that stay as they are until `settle` is called.
 
         Raises:
             ValueError, TypeError: `state` is no JSON.
             OSError: an earlier checkpoint could not be written.
         """
+        self.settle()
         self._check()
         state = json.loads(json.dumps(state, allow_nan=False))  # as it is now
         with self._changed:
             replaced, self._waiting = self._waiting, None
             buffers = replaced.buffers if replaced is not None else self._free.pop()
         try:
-            buffers.take(tensors)
+            copying = buffers.take(tensors, later if self._later else ())
         except BaseException:
             with self._changed:
                 self._free.append(self._buffers())
             raise
+        job = _Job(name, buffers, state)
+        if copying is None:
+            self._write_next(job)
+        else:
+            self._copied = job, copying
+
+    def settle(self) -> None:
+        """To be called before anything changes that `save` was told it may copy later."""
+        if self._copied is None:
+            return
+        (job, copying), self._copied = self._copied, None
+        if copying.finish():
+            self._write_next(job)
+            return
+        # What is half old and half new must not be written; the next ones are copied at once.
+        logger.warning("checkpoint %s is left out: tensors changed while they were copied", job.name)
+        self._later = False
         with self._changed:
-            self._waiting = _Job(name, buffers, state)
+            self._free.append(job.buffers)
+
+    def _write_next(self, job: _Job) -> None:
+        with self._changed:
+            self._waiting = job
             self._changed.notify_all()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="archsearch-checkpoints", daemon=True)
@@ -162,12 +233,14 @@ class Saver:
         Raises:
             OSError: it could not be written.
         """
+        self.settle()
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is None and not self._writing)
         self._check()
 
     def close(self) -> None:
         """Write what waits, and end the thread. Raises as `wait`."""
+        self.settle()
         with self._changed:
             self._closed = True
             self._changed.notify_all()
