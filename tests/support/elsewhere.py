@@ -54,8 +54,10 @@ class Far(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if id(self) not in memo:
-            made = Far(self.near.clone()).requires_grad_(self.requires_grad)
-            memo[id(self)] = torch.nn.Parameter(made, self.requires_grad) if _is_parameter(self) else made
+            made: Tensor = Far(self.near.clone()).requires_grad_(self.requires_grad)
+            if isinstance(self, torch.nn.Parameter):
+                made = torch.nn.Parameter(made, self.requires_grad)
+            memo[id(self)] = made
         found: Tensor = memo[id(self)]
         return found
 
@@ -89,10 +91,6 @@ def _check(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got some of the CPU: {shapes}")
     if isinstance(kwargs.get("generator"), torch.Generator):
         raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({func})")
-
-
-def _is_parameter(tensor: Tensor) -> bool:
-    return isinstance(tensor, torch.nn.Parameter)
 
 
 class _There(torch.autograd.Function):

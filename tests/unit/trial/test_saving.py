@@ -245,3 +245,29 @@ def test_a_snapshot_that_changed_under_the_copy_is_left_out(
     assert [record.message for record in caplog.records] == [
         "checkpoint 1 is left out: tensors changed while they were copied"
     ]
+
+
+def test_a_copy_that_fails_in_the_background_fails_where_it_is_waited_for(
+    tmp_path: Path, slow_helper: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[str] = []
+    saver = Saver(tmp_path, announced.append)
+    tensors = state(1)
+    later = {id(tensors["weight"])}
+    slow_helper.set()
+    copy = torch._foreach_copy_
+
+    def broken(targets: Any, sources: Any, **options: Any) -> None:
+        if sources[0] is tensors["weight"]:
+            raise RuntimeError("no memory")
+        copy(targets, sources, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "_foreach_copy_", broken)
+        for _ in range(3):  # no buffers are lost by it
+            saver.save("1", tensors, {}, later)
+            with pytest.raises(RuntimeError, match="no memory"):
+                saver.settle()
+    saver.save("2", tensors, {}, later)
+    saver.close()
+    assert announced == ["2"]

@@ -1,7 +1,7 @@
 """Checkpoints in the background: the trainer is held while its tensors are copied, a thread writes and hashes them.
 
 What stays as it is until the trainer's next step is copied while that step computes (Mohan et al., "CheckFreq:
-Frequent, Fine-Grained DNN Checkpointing", FAST 2021, section 4.2).
+Frequent, Fine-Grained DNN Checkpointing", FAST 2021).
 """
 
 from __future__ import annotations
@@ -210,7 +210,13 @@ class Saver:
         if self._copied is None:
             return
         (job, copying), self._copied = self._copied, None
-        if copying.finish():
+        try:
+            whole = copying.finish()
+        except BaseException:
+            with self._changed:
+                self._free.append(self._buffers())
+            raise
+        if whole:
             self._write_next(job)
             return
         # What is half old and half new must not be written; the next ones are copied at once.
