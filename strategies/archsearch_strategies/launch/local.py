@@ -150,6 +150,8 @@ class LocalLauncher:
             await asyncio.wait(list(self._tasks))
         if self._started is not None:
             shutil.rmtree(self._started.base, ignore_errors=True)
+            if self._log_dir is None and not any(log.stat().st_size for log in self._started.logs.glob("*")):
+                shutil.rmtree(self._started.logs, ignore_errors=True)  # ours, and nothing to read in it
 
     @property
     def _place(self) -> _Place:

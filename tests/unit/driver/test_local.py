@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,16 @@ def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
     assert left_behind(driver.pid) == []
     asyncio.run(start_and_stop(LocalLauncher(log_dir=tmp_path / "logs")))
     assert not list(local._IN_MEMORY.glob(f"archsearch-local-{driver.pid}-*"))
+
+
+async def test_a_temporary_folder_of_logs_stays_only_where_there_is_something_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for words in ("", "a warning"):
+        launcher = LocalLauncher()
+        await launcher.start(context([]))
+        assert launcher.log_dir is not None
+        (launcher.log_dir / "worker.log").write_text(words)
+        await launcher.stop()
+        assert launcher.log_dir.exists() is bool(words)
