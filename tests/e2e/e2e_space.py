@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from archsearch.nn import LayerChoice
 from archsearch.trial import TrialContext
+from archsearch.zoo.nasbench201 import NASBench201
 
 
 class Net(nn.Module):
@@ -21,6 +22,23 @@ class Net(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.second(self.first(inputs))
+
+
+class Unhurried(NASBench201):
+    """A supernet's space that takes its time: what a test does to a running trial must not be late on a fast machine.
+
+    Args:
+        pause: seconds that each forward pass sleeps.
+        arguments: of NASBench201.
+    """
+
+    def __init__(self, pause: float, **arguments: int) -> None:
+        super().__init__(**arguments)
+        self.pause = pause
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.pause)
+        return super().forward(x)
 
 
 class Pair(nn.Sequential):

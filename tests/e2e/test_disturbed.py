@@ -86,7 +86,7 @@ def test_second_driver_fences_the_first(experiment: Maker, installation: Install
 
 
 def test_suspend_and_resume(experiment: Maker, installation: Installation) -> None:
-    search = experiment("paused").apply(spec(budget={"maxTrials": 14}))
+    search = experiment("paused").apply(spec(budget={"maxTrials": 20}))
     search.until_trials(3)
     search.patch({"suspend": True})
     search.until_condition("Suspended", seconds=90)
@@ -97,8 +97,8 @@ def test_suspend_and_resume(experiment: Maker, installation: Installation) -> No
         explain=search.explain,
     )
     done = search.trials()
-    assert done < 14
+    assert done < 20
     search.patch({"suspend": False})
     search.until_condition("Succeeded", seconds=240)
     assert search.condition("Suspended")["status"] == "False"
-    assert_whole(search, installation, 14)
+    assert_whole(search, installation, 20)

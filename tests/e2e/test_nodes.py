@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from support.cluster import Experiment, Installation, get, kubectl, until
+from support.cluster import Experiment, Installation, get, kubectl, unhurried, until
 
 from archsearch.spec import names
 from archsearch_strategies.ledger import read_ledger
@@ -19,7 +19,7 @@ def supernet() -> dict[str, Any]:
     training = {"epochs": 10, "batchSize": 128, "checkpointSteps": 1}
     return {
         "objectives": [{"metric": "accuracy"}],
-        "modelSpace": {"zoo": {"name": "nasbench201", "args": {"channels": 8, "cells": 1}}},
+        "modelSpace": unhurried(0.1, channels=8, cells=1, input_channels=1),
         "strategy": {"name": "gdas", "config": training},
         "evaluator": {
             "name": "classification",

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from support.cluster import Experiment, Installation, kubectl, until
+from support.cluster import Experiment, Installation, kubectl, unhurried, until
 
 from archsearch.spec import names
 from archsearch_strategies.ledger import read_ledger
@@ -15,10 +15,10 @@ from archsearch_strategies.ledger import read_ledger
 Maker = Callable[[str], Experiment]
 
 
-def search(strategy: str, zoo: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def search(strategy: str, space: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     return {
         "objectives": [{"metric": "accuracy"}],
-        "modelSpace": {"zoo": zoo},
+        "modelSpace": space,
         "strategy": {"name": strategy, "config": {"batchSize": 32, "checkpointSeconds": 1, **config}},
         "evaluator": {
             "name": "classification",
@@ -38,9 +38,9 @@ def records_of(found: Experiment, installation: Installation) -> tuple[list[dict
 
 
 def test_a_supernet_goes_on_when_its_pod_is_deleted(experiment: Maker, installation: Installation) -> None:
-    epochs = 100
-    zoo = {"name": "nasbench201", "args": {"channels": 2, "cells": 1}}
-    found = experiment("darts").apply(search("darts", zoo, {"epochs": epochs}))
+    epochs = 60  # of 8 steps, each at least 40 ms: longer than the ten seconds in which a status may leave steps out
+    space = unhurried(0.02, channels=2, cells=1, input_channels=1)
+    found = experiment("darts").apply(search("darts", space, {"epochs": epochs}))
     pod = until(
         "the supernet trains", lambda: found.live_pod(names.COMPONENT_TRIAL), seconds=180, explain=found.explain
     )
@@ -70,9 +70,9 @@ def test_a_supernet_goes_on_when_its_pod_is_deleted(experiment: Maker, installat
 
 def test_the_stages_of_pdarts(experiment: Maker, installation: Installation) -> None:
     """Three supernets, each deeper and of fewer candidates; the found cells inherit from the last one's weights."""
-    zoo = {"name": "darts", "args": {"channels": 2, "cells": 5, "nodes": 1, "stem": "imagenet"}}
+    space = {"zoo": {"name": "darts", "args": {"channels": 2, "cells": 5, "nodes": 1, "stem": "imagenet"}}}
     stages = {"epochs": 2, "warmupEpochs": 1, "depths": [3, 4, 5], "keep": [5, 3], "restrictedSkips": 1}
-    found = experiment("pdarts").apply(search("pdarts", zoo, stages))
+    found = experiment("pdarts").apply(search("pdarts", space, stages))
     found.until_condition("Succeeded", seconds=400)
     records, summary, weights = records_of(found, installation)
     submitted = [record for record in records if record["type"] == "submitted"]

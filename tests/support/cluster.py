@@ -281,6 +281,12 @@ def spec(**changes: Any) -> dict[str, Any]:
     }
 
 
+def unhurried(pause: float, **arguments: int) -> dict[str, Any]:
+    """A model space for supernets, NAS-Bench-201's, whose forward passes sleep `pause` seconds."""
+    source = {"configMapName": "code"}
+    return {"python": {"class": "e2e_space:Unhurried", "args": {"pause": pause, **arguments}, "source": source}}
+
+
 def assert_whole(experiment: Experiment, installation: Installation, trials: int) -> None:
     """Each number once among the submitted and once among the results."""
     with installation.bucket(experiment.prefix()) as store:
