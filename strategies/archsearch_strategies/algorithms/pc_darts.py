@@ -46,7 +46,7 @@ class PCDartsTrainer(DifferentiableTrainer[PCDartsConfig]):
         supernet = super().make_supernet()
         if self.config.partial_channels > 1:
             take_parts(candidate for places in supernet.layers.values() for place in places for candidate in place)
-            mixer = PartialChannels(self.config.partial_channels)
+            mixer = PartialChannels(self.config.partial_channels, supernet.activations)
             supernet.mixers = dict.fromkeys(supernet.layers, mixer)
         return supernet
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from archsearch.errors import UserError
 from archsearch.nn import LayerChoice
+from archsearch.supernet.mixing import Activations
 from archsearch.supernet.network import Mixture
 from archsearch.supernet.norms import frozen_statistics
 from archsearch.supernet.parameters import derive
@@ -69,6 +70,24 @@ def test_the_others_pass_by_and_all_are_shuffled() -> None:
     assert mixer([nn.AvgPool2d(3, 2, 1)], (odd,), {}, Mixture((0,), torch.ones(1))).shape == (1, 4, 3, 3)
     with pytest.raises(UserError, match="6 channels, which partialChannels 4 does not divide"):
         mixer([nn.Identity()], (x[:, :6],), {}, Mixture((0,), torch.ones(1)))
+
+
+def test_joined_channels_last_the_channels_and_gradients_are_the_same() -> None:
+    x = torch.randn(2, 12, 5, 6)
+    layers = [nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12), nn.AvgPool2d(3, 1, 1)]
+    take_parts(layers)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        own = x.contiguous(memory_format=layout).requires_grad_()
+        weights = torch.tensor([0.2, 0.5, 0.3], requires_grad=True)
+        mixer = PartialChannels(3, Activations())
+        edges = [mixer(layers, (own,), {}, Mixture((0, 1, 2), weights)) for _ in range(2)]  # which share what they read
+        out = edges[0] + 2 * edges[1]
+        assert edges[1].is_contiguous(memory_format=layout)
+        loss = (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum()
+        found.append([out, *torch.autograd.grad(loss, [own, weights, layers[0].weight])])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_the_inputs_of_a_node_are_normalised_and_weigh_in_the_result(tmp_path: Path) -> None:

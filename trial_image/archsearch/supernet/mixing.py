@@ -9,15 +9,15 @@ place. Gradients are those of the plain sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-IDENTITY = "identity_affine"
-"""Attribute of normalizations whose weights are fixed at 1 and 0; see `norms.without_affine`."""
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from archsearch.supernet.batchnorm import NORMS, Norm, normalised
+
+T = TypeVar("T")
 POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 
 
@@ -29,21 +29,22 @@ class Normalised(nn.Module):
         self.module = module
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return functional.batch_norm(self.module(*args, **kwargs), None, None, training=True)
+        return normalised(self.module(*args, **kwargs), None)
 
 
 class Activations:
     """What candidates without parameters make of the last few tensors, so that all edges that read one share it.
 
     Args:
-        size: of how many tensors; they live until others take their place or `clear` is called. A cell of DARTS has 6.
+        size: of how many tensors; they live until others take their place or `clear` is called. A cell of DARTS has 6,
+            and with partial channels twice as many.
     """
 
-    def __init__(self, size: int = 8) -> None:
+    def __init__(self, size: int = 16) -> None:
         self._size = size
-        self._held: dict[tuple[int, int, bool], tuple[Tensor, dict[Hashable, Tensor]]] = {}
+        self._held: dict[tuple[int, int, bool], tuple[Tensor, dict[Hashable, Any]]] = {}
 
-    def of(self, x: Tensor, what: Hashable, make: Callable[[Tensor], Tensor]) -> Tensor:
+    def of(self, x: Tensor, what: Hashable, make: Callable[[Tensor], T]) -> T:
         """``make(x)``, computed once for the same state of the same tensor."""
         if torch.compiler.is_compiling():
             return make(x)  # the compiler finds what is computed twice by itself
@@ -55,7 +56,7 @@ class Activations:
         made = self._held[key][1]
         if what not in made:
             made[what] = make(x)
-        return made[what]
+        return cast(T, made[what])
 
     def relu(self, x: Tensor) -> Tensor:
         """``relu(x)``."""
@@ -136,7 +137,7 @@ def _same(total: Tensor, other: Tensor) -> bool:
 def _scaled(module: nn.Module, x: Tensor, weight: Tensor, shared: Activations) -> Tensor | None:
     """``weight * module(x)`` where the module ends in a normalization that can take the weight; else None."""
     if type(module) is Normalised and likeness(module) is None:
-        return _normalised(module.module(x), None, weight)
+        return normalised(module.module(x), None, weight)
     if type(module) is not nn.Sequential and not _is_plain_sequence(module):
         return None
     parts = list(module.children())
@@ -146,9 +147,7 @@ def _scaled(module: nn.Module, x: Tensor, weight: Tensor, shared: Activations) -
         x, parts = shared.relu(x), parts[1:]
     for part in parts[:-1]:
         x = part(x)
-    norm = parts[-1]
-    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)  # noqa: S101 - looked at above
-    return _normalised(x, norm, weight)
+    return normalised(x, cast(Norm, parts[-1]), weight)
 
 
 def _is_plain_sequence(module: nn.Module) -> bool:
@@ -158,32 +157,6 @@ def _is_plain_sequence(module: nn.Module) -> bool:
 
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
-def _normalised(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | None, weight: Tensor) -> Tensor:
-    """``weight * norm(x)``; without a norm by the batch's statistics alone."""
-    if norm is None:
-        return functional.batch_norm(x, None, None, weight.expand(x.shape[1]).contiguous(), training=True)
-    plain = norm.weight is None or getattr(norm, IDENTITY, False)
-    scale, bias = (
-        (weight.expand(x.shape[1]).contiguous(), None) if plain else (weight * norm.weight, weight * norm.bias)
-    )
-    mean, var, momentum = _statistics(norm)
-    by_batch = norm.training or norm.running_mean is None
-    return functional.batch_norm(x, mean, var, scale, bias, by_batch, momentum, norm.eps)
-
-
-def _statistics(norm: nn.Module) -> tuple[Tensor | None, Tensor | None, float]:
-    """What `torch.nn.functional.batch_norm` is to read and move, and how fast: as the module itself would say."""
-    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)  # noqa: S101 - the caller looked
-    factor = 0.0 if norm.momentum is None else norm.momentum
-    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if norm.momentum is None:
-            factor = 1.0 / float(norm.num_batches_tracked)
-    if norm.training and not norm.track_running_stats:
-        return None, None, factor
-    return norm.running_mean, norm.running_var, factor
 
 
 def logits_of(output: Any) -> tuple[Tensor, Tensor]:

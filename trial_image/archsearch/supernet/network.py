@@ -71,7 +71,7 @@ class Supernet:
         self._mixtures: dict[str, Mixture] = {}
         self._pinned: dict[str, Mixture] = {}
         self._normalised: dict[int, Normalised] = {}
-        self._activations = Activations()
+        self.activations = Activations()
         self._elastic = Elastic()
         for path, module in model.named_modules():
             if isinstance(module, Mutable):
@@ -118,7 +118,7 @@ class Supernet:
             ArchitectureError: it is none of the space.
         """
         checked = self.space.validate(architecture)
-        self._activations.clear()
+        self.activations.clear()
         self.architecture = checked
         self._mixtures = {name: Mixture(positions(self.choices[name], checked[name])) for name in checked}
         return checked
@@ -128,7 +128,7 @@ class Supernet:
 
         That is what a node of a DARTS cell does in search: its inputs are chosen only when the search is over.
         """
-        self._activations.clear()
+        self.activations.clear()
         self.architecture = None
         self._mixtures = dict(mixtures)
 
@@ -189,7 +189,7 @@ class Supernet:
         mixer = self.mixers.get(name)
         if mixer is not None:
             return mixer(modules, args, kwargs, mixture)
-        return mix(modules, args, kwargs, mixture.weights, self._activations)
+        return mix(modules, args, kwargs, mixture.weights, self.activations)
 
     def _candidate(self, choice: LayerChoice, i: int) -> nn.Module:
         module = choice[i]

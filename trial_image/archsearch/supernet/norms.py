@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from archsearch.nn.cell import Cell
 from archsearch.nn.mutables import LayerChoice
-from archsearch.supernet.mixing import IDENTITY
+from archsearch.supernet.batchnorm import IDENTITY
 
 
 def normalizations(model: nn.Module) -> list[_BatchNorm]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.errors import UserError
-from archsearch.supernet.mixing import mix
+from archsearch.supernet.batchnorm import LaidOutBatchNorm2d, PartBatchNorm2d
+from archsearch.supernet.mixing import Activations, mix
 
 if TYPE_CHECKING:
     from archsearch.supernet.network import Mixture
@@ -41,37 +42,11 @@ class PartConv2d(nn.Conv2d):
         return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
 
 
-class PartBatchNorm2d(nn.BatchNorm2d):
-    """A batch normalization of the first channels; it moves their statistics alone."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        given = x.shape[1]
-        if given == self.num_features:
-            return super().forward(x)
-        tracked = self.track_running_stats and self.running_mean is not None
-        factor = 0.0
-        count = self.num_batches_tracked
-        if self.training and tracked and count is not None:
-            count.add_(1)
-            factor = 1 / float(count) if self.momentum is None else self.momentum
-        reads = tracked or not self.training
-        return functional.batch_norm(
-            x,
-            _first(self.running_mean, given) if reads else None,
-            _first(self.running_var, given) if reads else None,
-            _first(self.weight, given),
-            _first(self.bias, given),
-            self.training or self.running_mean is None,
-            factor,
-            self.eps,
-        )
-
-
-def _first(tensor: Tensor | None, count: int) -> Tensor | None:
-    return None if tensor is None else tensor[:count]
-
-
-_PART: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: PartConv2d, nn.BatchNorm2d: PartBatchNorm2d}
+_PART: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: PartConv2d,
+    nn.BatchNorm2d: PartBatchNorm2d,
+    LaidOutBatchNorm2d: PartBatchNorm2d,
+}
 
 
 def take_parts(modules: Iterable[nn.Module]) -> None:
@@ -99,10 +74,11 @@ class PartialChannels:
 
     Args:
         parts: K.
+        activations: where mixtures that read one tensor share what they take of it.
     """
 
-    def __init__(self, parts: int) -> None:
-        self.parts = parts
+    def __init__(self, parts: int, activations: Activations | None = None) -> None:
+        self.parts, self.activations = parts, activations
 
     def __call__(
         self, modules: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any], mixture: Mixture
@@ -114,19 +90,62 @@ class PartialChannels:
                 f"a choice works on {width} channels, which partialChannels {self.parts} does not divide: use another "
                 "width, or partialChannels"
             )
-        own, rest = x[:, : width // self.parts], x[:, width // self.parts :]
-        mixed: Tensor = mix(modules, (own, *others), kwargs, mixture.weights)
+        shared = self.activations or Activations(2)
+        own, rest = shared.of(x, (PartialChannels, self.parts), self._split)
+        mixed: Tensor = mix(modules, (own, *others), kwargs, mixture.weights, shared)
         if mixed.shape[2:] != rest.shape[2:]:
-            rest = functional.max_pool2d(rest, 2, 2, ceil_mode=True)
+            rest = shared.of(rest, PartialChannels, _halved)
         if mixed.shape != (*own.shape[:2], *rest.shape[2:]):
             raise UserError(
                 f"a candidate turns {tuple(own.shape[1:])} into {tuple(mixed.shape[1:])}: partial channels need "
                 "candidates that keep the channels, and the size or its half"
             )
+        last = _layout(x) == torch.channels_last and mixed.dtype == rest.dtype
+        if last and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            joined: Tensor = _Joined.apply(mixed, rest, self.parts)  # type: ignore[no-untyped-call]
+            return joined
         return shuffled(torch.cat([mixed, rest], dim=1), self.parts)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The channels that are mixed, in one piece, and the others."""
+        own, rest = x.tensor_split([x.shape[1] // self.parts], dim=1)
+        return own.contiguous(memory_format=_layout(x)), rest
+
+
+def _halved(x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, 2, 2, ceil_mode=True)
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
     """Channels (g, c) of (batch, g * c, height, width) in the order (c, g) (Zhang et al. 2018, "ShuffleNet")."""
     batch, channels, *size = x.shape
     return x.view(batch, groups, channels // groups, *size).transpose(1, 2).reshape(batch, channels, *size)
+
+
+class _Joined(torch.autograd.Function):
+    """``shuffled(torch.cat([mixed, rest], dim=1), parts)`` of channels-last tensors on a CPU, channels-last too.
+
+    Group by group these are strided copies, which are fast there; and the gradients come out in one piece each, as the
+    normalizations before want them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mixed: Tensor, rest: Tensor, parts: int) -> Tensor:
+        ctx.parts = parts
+        batch, width, *size = mixed.shape
+        out = mixed.new_empty(batch, *size, width, parts)
+        out[..., 0] = mixed.movedim(1, 3)
+        for i, group in enumerate(rest.movedim(1, 3).tensor_split(parts - 1, 3), 1):
+            out[..., i] = group
+        return out.view(batch, *size, width * parts).movedim(3, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        batch, channels, *size = gradient.shape
+        first, *others = gradient.movedim(1, 3).reshape(batch, *size, channels // ctx.parts, ctx.parts).unbind(4)
+        return first.contiguous().movedim(3, 1), torch.cat(others, dim=3).movedim(3, 1), None
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    last = x.dim() == 4 and x.stride(1) == 1 and x.shape[1] > 1
+    return torch.channels_last if last else torch.contiguous_format

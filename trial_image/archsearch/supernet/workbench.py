@@ -19,6 +19,7 @@ from archsearch.evaluate.validation import validate
 from archsearch.space import Rng
 from archsearch.spec.base import JsonObject
 from archsearch.supernet import distributed, weights
+from archsearch.supernet.batchnorm import lay_out
 from archsearch.supernet.elastic import widen
 from archsearch.supernet.optimization import WeightOptimizer
 from archsearch.supernet.state import Kept, Tensors, give_back, state_of
@@ -88,6 +89,8 @@ class Workbench:
         made = made.to(self.device)
         if self.config.channels_last and any(parameter.dim() == 4 for parameter in made.parameters()):
             made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if self.device == "cpu":
+                lay_out(made)
         return made
 
     def load_shared(self, model: nn.Module) -> bool:
