@@ -37,7 +37,12 @@ def export_model(
     os.environ[names.ENV_CODE_DIR] = str(code)
     store = open_store(place, endpoint=endpoint)
     table = read_run(store)
-    found = _written(store, table, _candidates(table, number), target, formats, endpoint)
+    try:
+        found = _written(store, table, _candidates(table, number), target, formats, endpoint)
+    except UserError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError) or str(error).startswith("the data set "):
+            raise UserError(f"{error}; --code names the folder of your modules and data (now {code})") from error
+        raise
     emit([found], output, ["number", "folder", "files", "message"])
     return 0
 

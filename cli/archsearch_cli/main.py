@@ -104,7 +104,10 @@ def validate(
     overrides: Overrides = None,
     output: Output = Format.TABLE,
 ) -> int:
-    """Say everything that is wrong with a manifest. Exits with 2 when something is."""
+    """Say everything that is wrong with a manifest; your code and data are looked at by `run` before its first trial.
+
+    Exits with 2 when something is wrong.
+    """
     from archsearch_cli.validate import validate_file
 
     return validate_file(file, overrides or (), live=live, output=output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from math import isfinite
 
 from archsearch.errors import UserError
@@ -19,6 +18,8 @@ def show_trials(place: str, endpoint: str, output: Format) -> int:
     """List every trial by number."""
     table = read_run(open_store(place, endpoint=endpoint))
     rows = [trial_row(table.rows[number]) for number in sorted(table.rows)]
+    if output is Format.TABLE:
+        rows = [{**row, "kind": f"{row['kind']} (control)"} if row.get("control") else row for row in rows]
     metrics = sorted({name for row in rows for name in row["metrics"]})
     first = [objective.metric for objective in table.objectives]
     shown = [*first, *(name for name in metrics if name not in first)][:6]
@@ -49,8 +50,10 @@ def read_run(store: Store) -> TrialTable:
     first = next(records, None)
     if first is None or first.get("type") != "experiment":
         raise UserError(f"{store.uri} holds no run of archsearch: give the folder that `archsearch run` has named")
-    table = TrialTable(ExperimentSpec.model_validate(first["spec"]).objectives)
-    table.replay(chain([first], records))
+    kept = [first, *records]
+    spec = next(record for record in reversed(kept) if record.get("type") == "experiment")["spec"]  # as it began
+    table = TrialTable(ExperimentSpec.model_validate(spec).objectives)
+    table.replay(kept)
     return table
 
 

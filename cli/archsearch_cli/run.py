@@ -15,6 +15,7 @@ from archsearch_cli.validate import require_valid
 
 if TYPE_CHECKING:
     from archsearch_strategies.driver import Summary
+    from archsearch_strategies.driver.summary import TrialSummary
 
 RUNS = Path("archsearch-runs")
 
@@ -55,7 +56,28 @@ def _conclude(summary: Summary, experiment: NASExperiment, place: str, output: F
     note(f"trials:  {counted or 'none'}")
     note(f"run:     {place}")
     if summary.model:
-        note(f"model:   {place.rstrip('/')}/{summary.model}   (archsearch.load({place!r}) in Python)")
+        trust = "" if experiment.spec.model_space.zoo is not None else ", trust_code=True"
+        note(f"model:   {place.rstrip('/')}/{summary.model}   (archsearch.load({place!r}{trust}) in Python)")
+        if told := _trained(summary, metrics):
+            note(f"         {told}")
     note(f"more:    archsearch trials {place}; archsearch best {place}")
+    if summary.reason == reasons.TOO_MANY_FAILED_TRIALS:
+        note("Once corrected: raise spec.budget.maxFailedTrials to go on, or remove the run to begin anew.")
     if summary.state in ("Stopped", "Suspended"):
         note("The same command goes on where this one stopped.")
+
+
+def _trained(summary: Summary, metrics: Sequence[str]) -> str:
+    """What the model's trial reached, and random architectures of its size beside it."""
+
+    def told(trial: TrialSummary) -> str:
+        return ", ".join(f"{name} {trial.metrics[name]:.4g}" for name in metrics if name in trial.metrics)
+
+    trials = [*summary.retrained, *summary.best, *summary.pareto]
+    own = next((trial for trial in trials if trial.number == summary.model_trial), None)
+    if own is None:
+        return ""
+    how = ", trained after the search" if own in summary.retrained else ""
+    random = [f"trial {trial.number}: {told(trial)}" for trial in summary.controls if told(trial)]
+    beside = f"; random architectures of its size: {'; '.join(random)}" if random else ""
+    return f"of trial {own.number}{how}: {told(own)}{beside}"

@@ -70,7 +70,10 @@ class Halving(Strategy[C], Generic[C]):
         except UserError as error:
             return [str(error)]
         if len(found) < 2:
-            return [f"the only fidelity is {found[0]}, and with one there is nothing to promote to: lower minFidelity"]
+            return [
+                f"the only fidelity is {found[0]}, and with one there is nothing to promote to: "
+                "lower minFidelity, or have trials train longer (epochs, maxFidelity)"
+            ]
         return []
 
 

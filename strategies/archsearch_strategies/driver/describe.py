@@ -94,7 +94,11 @@ def described_space(row: Row) -> SearchSpace:
         UserError: the trial failed, or what it gave is no search space.
     """
     if row.state is not TrialState.SUCCEEDED:
-        raise UserError(f"spec.modelSpace cannot be used: {row.message.strip() or 'its description failed'}")
+        message = row.message.strip() or "its description failed"
+        if message.startswith("spec."):
+            raise UserError(message)
+        place = "spec.evaluator" if message.startswith("the data set ") else "spec.modelSpace"
+        raise UserError(f"{place} cannot be used: {message}")
     try:
         return SearchSpace.from_json(row.payload["space"])
     except (KeyError, TypeError) as error:

@@ -242,10 +242,11 @@ class Driver:
         if self.table.ended is None:
             # Before the first record, so that a file with another warm start is not taken for another experiment's.
             await self._earlier.read(self.table, self._patiently)
-        if self.table.experiment is None:
-            self._write(experiment_record(self.experiment, self._wall()))
+        record, recorded = experiment_record(self.experiment, self._wall()), self.table.experiment
+        if recorded is None or (not self.table.begun and recorded.digest != record.digest):
+            self._write(record)  # of a run that was refused before its search began, the corrected file is the run's
         else:
-            check_identity(self.table.experiment, self.experiment, self.store.uri)
+            check_identity(recorded, self.experiment, self.store.uri)
         self._write(r.Opened(epoch=session.ledger.epoch, version=archsearch.__version__, time=self._wall()))
         if may_reopen(self.table, self.spec.budget):
             self._write(r.Reopened(time=self._wall()))

@@ -43,7 +43,7 @@ def check_identity(recorded: r.Experiment, experiment: NASExperiment, uri: str) 
         lines.append(f"  and {len(paths) - _SHOWN} more")
     raise UserError(
         f"{uri} holds the run of another experiment ({recorded.name}):\n" + "\n".join(lines) + "\n"
-        "take another name or --storage for this one, or the file as it was; only "
+        "take another name or --storage for this one, or the file as it was, or remove the run to begin anew; only "
         f"{', '.join(MUTABLE_FIELDS)} may change"
     )
 

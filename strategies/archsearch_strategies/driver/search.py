@@ -128,13 +128,10 @@ class Search:
             return End(reasons.GOAL_REACHED, f"trial {table.goal.number} met the target")
         failed = table.failed
         if failed > budget.max_failed_trials:
-            last = next(
-                (row for row in reversed(table.rows.values()) if row.state is TrialState.FAILED and not row.added), None
-            )
-            why = f"; the last: {last.message.strip().splitlines()[-1]}" if last and last.message.strip() else ""
             return End(
                 reasons.TOO_MANY_FAILED_TRIALS,
-                f"{failed} trials failed, more than budget.maxFailedTrials {budget.max_failed_trials}{why}",
+                f"{failed} trials failed, more than budget.maxFailedTrials {budget.max_failed_trials}"
+                + _last_words(table, TrialState.FAILED),
             )
         if budget.max_gpu_seconds is not None and table.gpu_seconds >= budget.max_gpu_seconds:
             return End(reasons.BUDGET_EXHAUSTED, f"budget.maxGpuSeconds {budget.max_gpu_seconds} is used up")
@@ -146,13 +143,15 @@ class Search:
             return rule
         limit = self.budget.max_duration_seconds
         if limit is not None and self._table.elapsed(now) >= limit:
-            return End(reasons.DEADLINE_EXCEEDED, f"budget.maxDurationSeconds {limit} is over")
+            told = f"budget.maxDurationSeconds {limit} is over"
+            return End(reasons.DEADLINE_EXCEEDED, told + _without_answer(self._table))
         if self._table.unfinished or self._table.unhanded or self.run.computing is not None:
             return None
         if self.run.finished:
-            return End(reasons.SEARCH_FINISHED, "the strategy has nothing more to try")
+            return End(reasons.SEARCH_FINISHED, "the strategy has nothing more to try" + _without_answer(self._table))
         if self.run.held:
-            return End(reasons.MAX_TRIALS_REACHED, f"budget.maxTrials {self.budget.max_trials} trials are finished")
+            told = f"budget.maxTrials {self.budget.max_trials} trials are finished"
+            return End(reasons.MAX_TRIALS_REACHED, told + _without_answer(self._table))
         return None
 
     async def close(self) -> None:
@@ -197,6 +196,16 @@ class Search:
             self.error.__cause__ = error
         self._computing = None
         self.advance()
+
+
+def _without_answer(table: TrialTable) -> str:
+    """Why there is none, where no trial succeeded: what the last one that failed, or broke a constraint, said."""
+    return "" if table.best else _last_words(table, TrialState.FAILED, TrialState.INFEASIBLE)
+
+
+def _last_words(table: TrialTable, *states: TrialState) -> str:
+    last = next((row for row in reversed(table.rows.values()) if row.state in states and not row.added), None)
+    return f"; the last: {last.message.strip().splitlines()[-1]}" if last and last.message.strip() else ""
 
 
 def may_reopen(table: TrialTable, budget: Budget) -> bool:

@@ -99,6 +99,11 @@ class TrialTable:
         return self._active + (max(0.0, now - self._active_since) if self._active_since is not None else 0.0)
 
     @property
+    def begun(self) -> bool:
+        """Whether anything is recorded that depends on the experiment's frozen fields."""
+        return self.accepted is not None or self.prior is not None or bool(self.rows)
+
+    @property
     def unfinished(self) -> int:
         return self.counts[TrialState.PENDING] + self.counts[TrialState.RUNNING]
 

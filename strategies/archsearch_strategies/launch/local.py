@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archsearch.errors import UserError
 from archsearch.protocol import LOOPBACK, FailureClass
 from archsearch.spec import names
 from archsearch.spec.experiment import ExperimentSpec
@@ -97,13 +98,21 @@ class LocalLauncher:
         return [worker.process.pid for worker in self._workers]
 
     async def start(self, context: LaunchContext) -> None:
-        """Take the context. Starts nothing yet."""
+        """Take the context. Starts nothing yet.
+
+        Raises:
+            UserError: the logs' folder cannot be made.
+        """
         self._stopping.clear()
+        logs = self._log_dir or Path(tempfile.mkdtemp(prefix="archsearch-logs-"))
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            told = f"the run cannot lie in {logs.parent}: {error.strerror or error}"
+            raise UserError(f"{told}; name a folder that can be made and written (--storage)") from error
         parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
         _sweep(parent or Path(tempfile.gettempdir()))
         base = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
-        logs = self._log_dir or Path(tempfile.mkdtemp(prefix="archsearch-logs-"))
-        logs.mkdir(parents=True, exist_ok=True)
         self._started = _Place(context, context.spec, base, logs)
 
     def ensure(self, workers: int, groups: int = 0) -> None:

@@ -90,3 +90,26 @@ def test_what_cannot_be_exported_is_told(
     result = CliRunner().invoke(app, ["export", str(run[0]), str(target), *arguments])
     assert result.exit_code == 2
     assert told in result.stderr
+
+
+def test_where_ones_own_code_is_missing_the_option_is_named(tmp_path: Path) -> None:
+    spec = {**SPEC, "modelSpace": {"python": {"class": "nowhere_to_be:Net"}}}
+    experiment = r.Experiment(name="own", spec=spec, digest="x", time=1.0)
+    submitted = r.Submitted(number=1, kind=TrialKind.EVALUATE, architecture={"op": "a"}, hash="1")
+    ended = r.Result(
+        number=1, state=TrialState.SUCCEEDED, metrics={"accuracy": 1.0}, artifacts={"checkpoint": KEY}, time=2.0
+    )
+    store = open_store(str(tmp_path / "store"))
+    write_checkpoint(tmp_path / "local", {"weight": torch.zeros(2)}, {})
+    upload_directory(store, KEY, tmp_path / "local")
+
+    async def append() -> None:
+        ledger = await asyncio.to_thread(Ledger.open, store, "test")
+        await asyncio.gather(*(ledger.append(record.to_json()) for record in (experiment, submitted, ended)))
+        await asyncio.to_thread(ledger.close)
+
+    asyncio.run(append())
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "store"), str(tmp_path / "model")])
+    assert result.exit_code == 2
+    assert "there is no module 'nowhere_to_be'" in result.stderr
+    assert "--code names the folder of your modules and data" in result.stderr

@@ -66,6 +66,25 @@ def test_trials_by_number_with_all_states(tmp_path: Path) -> None:
     assert len(table) == 6
 
 
+def test_a_control_is_named_where_people_read(tmp_path: Path) -> None:
+    found = [
+        r.Experiment(name="digits", spec=SOUND["spec"], digest="x", time=1.0),
+        r.Submitted(number=1, kind=TrialKind.EVALUATE, architecture={"op": "c1"}, hash="1"),
+        r.Added(number=2, of=1, architecture={"op": "c1"}, hash="1"),
+        r.Added(number=3, of=1, control=True, architecture={"op": "c2"}, hash="2"),
+    ]
+
+    async def append() -> None:
+        ledger = await asyncio.to_thread(Ledger.open, open_store(str(tmp_path)), "test")
+        await asyncio.gather(*(ledger.append(record.to_json()) for record in found))
+        await asyncio.to_thread(ledger.close)
+
+    asyncio.run(append())
+    table = CliRunner().invoke(app, ["trials", str(tmp_path)]).stdout
+    assert ["(control)" in line for line in table.splitlines()[1:]] == [False, False, True]
+    assert [row["kind"] for row in show("trials", tmp_path)] == ["evaluate", "retrain", "retrain"]
+
+
 def test_best_first_and_no_more_than_asked(tmp_path: Path) -> None:
     write(tmp_path, SOUND["spec"])
     assert [row["number"] for row in show("best", tmp_path)] == [2, 1, 3]

@@ -102,6 +102,22 @@ def test_the_result_alone_is_on_stdout(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "spec.storage.uri is the cluster's" in done.stderr
 
 
+def test_the_model_that_one_gets_is_told_beside_random_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def trial(number: int, accuracy: float) -> TrialSummary:
+        return TrialSummary(number=number, kind="retrain", state="succeeded", metrics={"accuracy": accuracy})
+
+    summary = {"state": "Succeeded", "model": "best", "modelTrial": 7}
+    more = {"retrained": [trial(7, 0.91)], "controls": [trial(8, 0.85)]}
+    done, _ = _run(monkeypatch, tmp_path, {**summary, **more})
+    told = (
+        "of trial 7, trained after the search: accuracy 0.91; random architectures of its size: trial 8: accuracy 0.85"
+    )
+    assert told in done.stderr
+    assert "archsearch.load('archsearch-runs/digits')" in done.stderr
+    done, _ = _run(monkeypatch, tmp_path, {**summary, "modelTrial": 3})
+    assert "of trial 3: accuracy 0.9\n" in done.stderr
+
+
 def test_a_bad_file_never_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done, seen = _run(monkeypatch, tmp_path, {"state": "Succeeded"}, "--set", "spec.strategy.config.sample=90")
     assert done.exit_code == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from archsearch.errors import UserError
 from archsearch.protocol import FailureClass
 from archsearch.spec import names
 from archsearch.store import Credentials
@@ -108,6 +109,13 @@ async def test_the_cores_are_shared_out(
     environment = next((tmp_path / "memory").glob("*/env")).read_text()
     await launcher.stop()
     assert f"{names.ENV_CPUS}={share}\n" in environment
+
+
+async def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    launcher = LocalLauncher(log_dir=tmp_path / "file" / "logs", code_dir=tmp_path)
+    with pytest.raises(UserError, match=r"cannot lie in .*file: .*--storage"):
+        await launcher.start(context([]))
 
 
 async def test_stop_insists(tmp_path: Path, program: Path) -> None:

@@ -15,6 +15,7 @@ from archsearch.protocol import Assignment, FailureClass, Outcome, Resources, Tr
 from archsearch.spec import reasons
 from archsearch.spec.status import SearchStatus
 from archsearch.store import open_store
+from archsearch_cli.results import read_run
 from archsearch_strategies.driver import Driver
 from archsearch_strategies.ledger import read_ledger
 from archsearch_strategies.strategy import Run, Strategy, StrategyConfig
@@ -187,6 +188,39 @@ async def test_another_file_is_refused_with_the_difference(tmp_path: Path) -> No
     assert (other.state, other.reason) == ("Failed", reasons.SPEC_INVALID)
     assert "spec.seed: the run has 0, this file 5" in other.message
     assert "parallelTrials:" not in other.message
+
+
+async def test_a_file_that_was_refused_before_its_search_began_may_be_corrected(tmp_path: Path) -> None:
+    async def broken(assignment: Assignment) -> Outcome:
+        return Outcome(state=TrialState.FAILED, failure=FailureClass.USER_ERROR, message="spec.evaluator: no such file")
+
+    first = await fake.run(tmp_path, fake.experiment(), fake.FakeLauncher(broken))
+    assert (first.reason, first.message) == (reasons.SPEC_INVALID, "spec.evaluator: no such file")
+    corrected = fake.experiment(seed=5, objectives=[{"metric": "accuracy", "goal": "Minimize"}])
+    again = await fake.run(tmp_path, corrected)
+    assert again.state == "Succeeded"
+    table = read_run(open_store(str(tmp_path)))
+    assert [each.goal for each in table.objectives] == ["Minimize"]
+    other = await fake.run(tmp_path, fake.experiment(seed=6))
+    assert "spec.seed: the run has 5, this file 6" in other.message
+
+
+async def test_a_search_without_an_answer_says_why(tmp_path: Path) -> None:
+    wanted = fake.experiment(budget={"maxTrials": 3, "maxFailedTrials": 9})
+    launcher = fake.FakeLauncher(failing(range(1, 4), FailureClass.USER_ERROR))
+    summary = await fake.run(tmp_path / "failed", wanted, launcher)
+    assert (summary.state, summary.reason) == ("Failed", reasons.MAX_TRIALS_REACHED)
+    assert summary.message.startswith("budget.maxTrials 3 trials are finished; the last: ")
+    assert "it broke" in summary.message
+
+    async def large(assignment: Assignment) -> Outcome:
+        if assignment.number is None:
+            return await fake.evaluate(assignment)
+        return Outcome(state=TrialState.INFEASIBLE, message="params is 7562, outside the constraint (max 10)")
+
+    summary = await fake.run(tmp_path / "infeasible", wanted, fake.FakeLauncher(large))
+    assert summary.trials["infeasible"] == 3
+    assert summary.message.endswith("; the last: params is 7562, outside the constraint (max 10)")
 
 
 async def test_suspend_gives_trials_back_and_resume_goes_on(tmp_path: Path) -> None:

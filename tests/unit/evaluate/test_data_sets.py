@@ -225,3 +225,19 @@ def test_unknown_data_set_lists_the_known() -> None:
     with pytest.raises(UserError, match="no data set is named 'imagenet'") as caught:
         data_set("imagenet")
     assert all(name in str(caught.value) for name in names())
+
+
+def test_names_of_classes_go_with_the_model(tmp_path: Path) -> None:
+    named, numbered, headless = (tmp_path / f"{name}.csv" for name in ("named", "numbered", "headless"))
+    named.write_text("a,b,kind\n1,2,yes\n2,1,no\n3,1,yes\n4,5,no\n")
+    numbered.write_text("a,b,kind\n1,2,0\n2,1,1\n3,1,10\n")
+    headless.write_text("1,2,0\n2,1,1\n")
+
+    def output(file: Path) -> Any:
+        return Classification(config(dataset="table", dataPath=str(file))).output()
+
+    assert output(named) == {"classes": ["no", "yes"]}
+    assert output(numbered) == {"classes": ["0", "1", "10"]}
+    assert Classification(config(dataset="digits")).output() is None
+    with pytest.raises(UserError, match=r"the first line \(1, 2, 0, …\) holds numbers: put column names above it"):
+        output(headless)

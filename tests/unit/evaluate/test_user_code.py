@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from archsearch.errors import UserError
+from archsearch.evaluate.models import build_space
 from archsearch.evaluate.user import UserEvaluator, import_target
+from archsearch.spec.experiment import ModelSpace
 
 Code = Callable[[str, str], str]
 
@@ -93,3 +95,14 @@ def test_other_targets_are_refused_with_what_was_expected(
     code("refused", text + "\n")
     with pytest.raises(UserError, match=message):
         UserEvaluator.find("refused:f", config)
+
+
+def test_a_chosen_value_given_to_a_module_of_torch_is_told_with_the_remedy(code: Code) -> None:
+    code(
+        "chosen",
+        "from torch import nn\nfrom archsearch.nn import ValueChoice\n"
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.head = nn.Linear(4, ValueChoice([2, 3], label='width'))\n",
+    )
+    with pytest.raises(UserError, match=r"ValueChoice.*module class of archsearch.nn \(archsearch.nn.Linear\)"):
+        build_space(ModelSpace.model_validate({"python": {"class": "chosen:Net"}}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +88,55 @@ def test_a_network_that_does_not_run_at_all() -> None:
         "Net does not run on inputs of shape (2, 3, 8, 8) with the first candidate of each choice, at op"
     )
     assert said.endswith("correct the network or the input shape")
+
+
+class Hidden(tnn.Module):
+    """Its second choice is in a plain list, where nothing finds it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.op = nn.LayerChoice([tnn.Identity(), tnn.ReLU()], label="op")
+        self.more = [nn.LayerChoice([tnn.Identity(), tnn.ReLU()], label="more")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.more[0](self.op(x))
+        return out
+
+
+class Lazy(tnn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.op = nn.LayerChoice([tnn.Identity(), tnn.ReLU()], label="op")
+        self.head = tnn.LazyLinear(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.op(x))
+        return out
+
+
+class Uncalled(tnn.Module):
+    """Compares a chosen value where it should call it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.op = nn.LayerChoice([tnn.Identity(), tnn.ReLU()], label="op")
+        self.k = nn.ValueChoice([1, 2], label="k")
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.op(x) if self.k > 1 else x
+        return out
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Hidden, "a LayerChoice that the network uses is none of its submodules.*torch.nn.ModuleList"),
+        (Lazy, r"Lazy.head \(LazyLinear\) has no shape before its first batch: give sizes"),
+        (Uncalled, r"is called where forward uses it, as in self.k\(\)"),
+    ],
+)
+def test_the_commonest_mistakes_are_told_with_their_remedy(model: type[tnn.Module], words: str) -> None:
+    assert re.search(words, fault(model(), 4))
 
 
 def test_nested_choices_values_and_depths() -> None:

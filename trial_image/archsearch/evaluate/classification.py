@@ -10,6 +10,7 @@ from archsearch.errors import UserError
 from archsearch.evaluate.base import EvaluatorConfig
 from archsearch.evaluate.data import DataSet, Scaling, data_set, kind_of, names
 from archsearch.evaluate.options import Fraction, Name, TrainingConfig, TrainingEvaluator
+from archsearch.spec.base import JsonObject
 
 if TYPE_CHECKING:
     from archsearch.evaluate.data.splits import Split
@@ -94,6 +95,10 @@ class Classification(TrainingEvaluator):
 
     def scaling(self) -> Scaling | None:
         return self.split().scaling
+
+    def output(self) -> JsonObject | None:
+        names = _data(self.config).class_names
+        return {"classes": names} if names is not None else None
 
     def split(self) -> Split:
         """Training and validation examples, loaded once a process. Imports torch.

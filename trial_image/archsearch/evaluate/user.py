@@ -69,7 +69,10 @@ def fault(error: BaseException, what: str) -> UserError:
     if isinstance(error, SyntaxError):
         return UserError(f"{what}: {error.msg} ({error.filename}, line {error.lineno})")
     text = str(error)
-    return UserError(f"{what}: {type(error).__name__}{': ' + text if text else ''}{_at(error)}")
+    hint = ""
+    if isinstance(error, TypeError) and ("ValueChoice" in text or "Expression" in text):
+        hint = "; pass a chosen value to a module class of archsearch.nn (archsearch.nn.Linear), or call it in forward"
+    return UserError(f"{what}: {type(error).__name__}{': ' + text if text else ''}{_at(error)}{hint}")
 
 
 def _at(error: BaseException, *, theirs_only: bool = False) -> str:

@@ -102,7 +102,7 @@ class _Check:
         reason = _first_line(first.error) if first.error is not None else ""
         raise CandidateError(
             f"{type(self.model).__name__} does not run on inputs of shape {(BATCH, *self.input_shape)} with the first "
-            f"candidate of each choice{first.where}: {reason}; correct the network or the input shape"
+            f"candidate of each choice{first.where}: {reason}; {_remedy(reason)}"
         ) from first.error
 
     def _inputs(self) -> Tensor:
@@ -251,8 +251,24 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
+def _remedy(reason: str) -> str:
+    if "ChosenValue" in reason or "ValueChoice" in reason:
+        return "a chosen value is called where forward uses it, as in self.k() (docs/model-spaces.md)"
+    return "correct the network or the input shape"
+
+
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy of the network without weights."""
+    """A copy of the network without weights.
+
+    Raises:
+        CandidateError: a lazy module has no shape yet.
+    """
+    for path, module in model.named_modules():
+        if any(isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters(recurse=False)):
+            raise CandidateError(
+                f"{type(model).__name__}.{path} ({type(module).__name__}) has no shape before its first batch: give "
+                "sizes to a plain module, or send a batch through the network in its __init__"
+            )
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from archsearch.errors import UserError
 from archsearch.space import ArchitectureError, Decision
 
 if TYPE_CHECKING:
@@ -23,8 +24,18 @@ class Fixing:
     paths: dict[int, str] = field(default_factory=dict)
 
     def name(self, module: nn.Module) -> str:
-        """The name of the choice that a module stands for."""
-        return self.names[id(module)]
+        """The name of the choice that a module stands for.
+
+        Raises:
+            UserError: it is no submodule of the model that was described.
+        """
+        name = self.names.get(id(module))
+        if name is None:
+            raise UserError(
+                f"a {type(module).__name__} that the network uses is none of its submodules, so that nothing can "
+                "choose for it: assign it to an attribute, or put it in a torch.nn.ModuleList, not in a plain list"
+            )
+        return name
 
     def decision(self, module: nn.Module) -> Decision:
         """What was decided for a module's choice.

@@ -22,6 +22,7 @@ spec: …
 ```
 
 `kubectl explain nasx.spec` tells the same, and `archsearch validate FILE` says everything that is wrong with a file.
+Your code and data are looked at when a run begins, before its first trial.
 """
 
 

@@ -79,6 +79,11 @@ class DataSet(ABC):
     def classes(self) -> int:
         """Number of classes; for regression of numbers to predict."""
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """What the data call their classes, in the order of their numbers; None where they are numbers alone."""
+        return None
+
     @abstractmethod
     def load(self) -> Arrays:
         """Read everything.

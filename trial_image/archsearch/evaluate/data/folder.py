@@ -50,6 +50,10 @@ class ImageFolder(DataSet):
     def classes(self) -> int:
         return len(self.names)
 
+    @property
+    def class_names(self) -> list[str]:
+        return self.names
+
     def load(self) -> Arrays:
         inputs, labels = self._read(self._part(_TRAIN) or self._root())
         test = self._part(_TEST)

@@ -83,6 +83,7 @@ class Table(DataSet):
     def __init__(self, path: Path | None = None, target: str = "") -> None:
         super().__init__(path)
         self.target = target
+        self._names: list[str] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,6 +96,10 @@ class Table(DataSet):
             return int(labels.shape[1]) if labels.ndim == 2 else 1
         return int(labels.max(initial=0)) + 1
 
+    @property
+    def class_names(self) -> list[str] | None:
+        return self._names if self._arrays is not None else None
+
     def load(self) -> Arrays:
         return self._arrays
 
@@ -104,6 +109,7 @@ class Table(DataSet):
         if file.suffix == ".npz":
             return self._npz(file)
         inputs, labels = self._csv(file)
+        self._names = None if self.regression else sorted(set(labels), key=_order)
         if test is None:
             return Arrays(inputs, self._numbered(labels, labels, file))
         test_inputs, test_labels = self._csv(test)
@@ -138,6 +144,10 @@ class Table(DataSet):
         if len(rows) < 2:
             raise UserError(f"{file} holds no rows below its header: it needs column names and examples")
         header = [name.strip() for name in rows[0]]
+        if all(_is_number(name) for name in header):
+            raise UserError(
+                f"{file}: the first line ({', '.join(header[:4])}, …) holds numbers: put column names above it"
+            )
         if self.target and self.target not in header:
             raise UserError(f"{file} has no column {self.target!r} (targetColumn); it has {', '.join(header)}")
         column = header.index(self.target) if self.target else len(header) - 1
@@ -206,6 +216,13 @@ def _number(text: str, where: str) -> float:
     if not math.isfinite(value):
         raise UserError(f"{where} is {text!r}, expected a finite number: fill gaps and encode names before")
     return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _order(name: str) -> tuple[int, float, str]:
