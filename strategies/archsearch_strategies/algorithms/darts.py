@@ -81,7 +81,7 @@ class DartsTrainer(DifferentiableTrainer[C]):
             rate(config, bench.done, weights.total),
             config.momentum,
             config.weight_decay,
-            [weights.optimizer.state[p].get("momentum_buffer") for p in weights.parameters],
+            [weights.optimizer.state.get(p, {}).get("momentum_buffer") for p in weights.parameters],
             config.nesterov,
         )
         with frozen_statistics(self.supernet.model):

@@ -36,8 +36,12 @@ class PathLimit(Model):
     """What the paths that the supernet is trained on may cost; spec.constraints hold for the candidates."""
 
     metric: Literal["params", "macs", "flops"] = Field(description="What is limited; flops are twice the macs.")
-    min: NotNegative | None = Field(default=None, description="Least; absent: none.")
-    max: NotNegative | None = Field(default=None, description="Most; absent: none.")
+    min: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Least; absent: none."
+    )
+    max: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Most; absent: none."
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:

@@ -16,7 +16,7 @@ from archsearch.registry import find
 from archsearch.space import Rng
 from archsearch.supernet.elastic import widen
 from archsearch.supernet.network import Supernet
-from archsearch.supernet.norms import frozen_statistics, recalibrate
+from archsearch.supernet.norms import batch_statistics, frozen_statistics, recalibrate
 from archsearch.supernet.weights import load_shared
 
 
@@ -211,6 +211,11 @@ def test_frozen_and_measured_statistics_hold_for_parts_too() -> None:
     with frozen_statistics(supernet.model):
         supernet.model(batches[0])
     assert torch.equal(norm.running_mean, torch.zeros(12))
+    with batch_statistics(supernet.model), torch.no_grad():
+        by_batch = supernet.model(batches[0])
+    assert torch.equal(norm.running_mean, torch.zeros(12)) and supernet.model.training
+    expected: Any = fix(supernet.model, architecture).train()
+    assert torch.allclose(by_batch, expected(batches[0]), atol=1e-6)
     assert recalibrate(supernet.model, supernet.model, batches) == 3
     plain: Any = fix(supernet.model, architecture).eval()
     means = torch.stack([plain.first(batch).mean((0, 2, 3)) for batch in batches])

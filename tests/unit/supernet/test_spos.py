@@ -425,3 +425,8 @@ def test_it_takes_spaces_of_values_and_refuses_impossible_options() -> None:
     assert Spos(SposConfig()).check(SearchSpace([Ordinal("width", (1, 2, 3))])) == []
     with pytest.raises(ValueError, match="more children than the population"):
         SposConfig(population=10)
+
+
+def test_a_path_limit_may_be_as_large_as_networks_are() -> None:
+    limit = SposConfig.model_validate({"pathLimit": {"metric": "macs", "max": 3.3e8}}).path_limit
+    assert limit is not None and limit.holds(3.2e8) and not limit.holds(3.4e8)

@@ -61,14 +61,13 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     training = model.training
     model.eval()
     norms = [norm for norm in normalizations(model) if norm.track_running_stats]
-    kept = [(norm.running_mean, norm.running_var) for norm in norms]
-    for norm in norms:  # without any it takes its batch's, in eval mode too
-        norm.running_mean = norm.running_var = None
+    for norm in norms:  # the buffers stay: of a norm with chosen arguments parts are cut out of them
+        norm.track_running_stats, norm.training = False, True
     try:
         yield
     finally:
-        for norm, (mean, variance) in zip(norms, kept, strict=True):
-            norm.running_mean, norm.running_var = mean, variance
+        for norm in norms:
+            norm.track_running_stats = True
         model.train(training)
 
 
